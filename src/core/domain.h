@@ -1,0 +1,135 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * A domain: the clients that may share with each other, and what is known of their pages.
+ *
+ * The stable set maps fingerprints to store pages, each with its reference count; the unstable set maps
+ * fingerprints to pages that are not shared yet and may change at any time. A question about a page is
+ * answered from the stable set first. A reference is taken when the answer is given, before the offset is
+ * told to anyone (I8), and kept in a ledger of the client, so that a client that dies gives back exactly what
+ * it held, when its family has gone (H6).
+ *
+ * Layout: the store is cut into chunks of a window's size. The first publisher of a window gets a chunk of
+ * its own and each of its pages the slot that it has in the window, so that what is contiguous at the first
+ * owner stays contiguous in the store, and followers with the same layout can map long runs. Store pages are
+ * never used twice (I3).
+ *
+ * Pure and single-threaded: the caller serialises. Nothing here touches page contents or files: the owner
+ * writes and punches the store and is told through callbacks. No callback may call back into the domain.
+ */
+#ifndef SP_CORE_DOMAIN_H
+#define SP_CORE_DOMAIN_H
+
+#include "core/alloc.h"
+#include "core/counters.h"
+#include "core/settings.h"
+#include "core/types.h"
+
+struct sp_domain;
+
+/* A client of a domain, 1 ... SP_CLIENTS_MAX - 1; never 0. Not used again while anything in the index still
+ * carries it. */
+typedef uint32_t sp_client;
+#define SP_CLIENTS_MAX (UINT32_C(1) << 19)
+
+struct sp_domain_events {
+    /* `n` store pages from `first` on have no reference left and are out of the stable set: punch them (I2:
+     * nobody can map them any more). */
+    void (*punch)(void *ctx, sp_store_page first, uint64_t n);
+    /* The page of `client`, earlier answered SP_ANSWER_UNKNOWN, may now have a twin in the store: it is worth
+     * asking again. */
+    void (*hint)(void *ctx, sp_client client, sp_page page);
+    void *ctx;
+};
+
+/* A question about one page. */
+struct sp_query {
+    sp_page page;
+    sp_fp fp;
+};
+
+enum sp_answer_kind {
+    SP_ANSWER_UNKNOWN = 0, /* no twin known; remembered in the unstable set */
+    SP_ANSWER_SHARE = 1,   /* shares with `store`; a reference was taken for the asking client */
+    SP_ANSWER_SEND = 2, /* a twin was seen elsewhere: publish this page's content (or say that it changed) */
+    SP_ANSWER_DECLINED = 3, /* a limit (store full, exposure, memory): not remembered, ask again much later */
+};
+
+struct sp_answer {
+    enum sp_answer_kind kind;
+    sp_store_page store; /* SP_ANSWER_SHARE only, else SP_STORE_NONE */
+};
+
+/* -ENOMEM. `alloc` and `events` are copied; what their ctx points to must outlive the domain. */
+SP_WARN_UNUSED int sp_domain_new(const struct sp_alloc *alloc, const struct sp_domain_events *events,
+                                 struct sp_domain **ret_domain);
+/* Frees everything; punches nothing (the owner closes the store). Returns NULL. */
+struct sp_domain *sp_domain_free(struct sp_domain *d);
+
+/* Limits, set at any time: most store pages that may be in use (0: no limit), and whether nothing new may be
+ * shared for now (exposure guard). */
+void sp_domain_limit(struct sp_domain *d, uint64_t store_pages_max, bool paused);
+
+/* -ENOMEM, -EUSERS (no free client number: try again after sp_domain_sweep). */
+SP_WARN_UNUSED int sp_domain_client_add(struct sp_domain *d, sp_client *ret_client);
+
+/*
+ * Answers `n` questions of a client, in order. A page that is in doubt is answered SP_ANSWER_DECLINED (also
+ * when memory runs out), so this never fails. The first that asks about a fingerprint is remembered; the
+ * second is asked to send; those who ask while the second is about to send are remembered and hinted when it
+ * has (or told to send themselves when it could not).
+ */
+void sp_domain_ask(struct sp_domain *d, sp_client client, const struct sp_query *queries, size_t n,
+                   struct sp_answer *ret_answers);
+
+/*
+ * First half of publishing, after SP_ANSWER_SEND and with the content's fingerprint checked by the caller.
+ * SP_ANSWER_SHARE: it is there meanwhile, a reference was taken, drop the content. SP_ANSWER_SEND: write the
+ * content at *ret->store, then commit or abort; SP_ANSWER_DECLINED: a limit, or the client was not asked to
+ * send this.
+ */
+void sp_domain_publish(struct sp_domain *d, sp_client client, struct sp_query query, struct sp_answer *ret);
+/* The content is in the store: makes it part of the stable set with one reference, the client's, and hints
+ * everybody who waits for it. -ENOMEM: not published, as sp_domain_publish_abort. */
+SP_WARN_UNUSED int sp_domain_publish_commit(struct sp_domain *d, sp_client client, struct sp_query query,
+                                            sp_store_page store);
+/* It could not be written: the store page is given to events.punch and never used. */
+void sp_domain_publish_abort(struct sp_domain *d, sp_client client, struct sp_query query,
+                             sp_store_page store);
+/* The client was asked to send but will not (the page changed): the next one that waits is hinted. */
+void sp_domain_publish_refuse(struct sp_domain *d, sp_client client, struct sp_query query);
+
+/* The pages changed or are no longer registered: takes them out of the unstable set, where they are known. */
+void sp_domain_forget(struct sp_domain *d, sp_client client, const struct sp_query *queries, size_t n);
+
+/*
+ * Gives back one reference to each of `n` store pages from `first` on. -EINVAL: the client does not hold them
+ * all (nothing is changed).
+ *
+ * A child forked from the client may still map them: they take effect only when sp_domain_release_done has
+ * been called for `epoch` (H6). Epochs of a client start at 1 and never go down. Store pages whose last
+ * reference goes are punched.
+ */
+SP_WARN_UNUSED int sp_domain_release(struct sp_domain *d, sp_client client, sp_store_page first, uint64_t n,
+                                     uint64_t epoch);
+/* Nobody that was forked up to the end of `epoch` lives any more: everything given back up to it takes
+ * effect. */
+void sp_domain_release_done(struct sp_domain *d, sp_client client, uint64_t epoch);
+
+/* The client has gone and so has its whole family: everything it held is given back, at once. Entries in the
+ * unstable set are dropped as they are met. */
+void sp_domain_client_remove(struct sp_domain *d, sp_client client);
+
+/* Works through a part of the index (at most `buckets`) dropping what belongs to clients that have gone. True
+ * while there is more to do. */
+bool sp_domain_sweep(struct sp_domain *d, size_t buckets);
+
+/* References that the client holds, deferred ones included. */
+uint64_t sp_domain_client_references(const struct sp_domain *d, sp_client client);
+/* Fills in the DOMAIN counters; the others are left alone. */
+void sp_domain_counters(const struct sp_domain *d, struct sp_counters *into);
+/* Reference count of a store page, 0 when it is not in use: for tests and audits. */
+uint64_t sp_domain_references(const struct sp_domain *d, sp_store_page store);
+/* Entries in the unstable set. */
+uint64_t sp_domain_unstable(const struct sp_domain *d);
+
+#endif
