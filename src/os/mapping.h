@@ -1,0 +1,38 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Mappings of this process. Each function is one system call, made directly (not through libc, whose
+ * functions a shim may interpose), without allocation, stdio or locks: all may be called between freeze and
+ * thaw (H2).
+ */
+#ifndef SP_OS_MAPPING_H
+#define SP_OS_MAPPING_H
+
+#include "core/types.h"
+
+/* New private anonymous memory, readable and writable, of `bytes` (page multiple) at an address that is a
+ * multiple of `align` (power of two >= page). */
+SP_WARN_UNUSED int sp_map_new(size_t bytes, size_t align, void **ret_address);
+
+/* Replaces [address, +bytes) by a private mapping of the store (MAP_FIXED | MAP_PRIVATE | MAP_NORESERVE,
+ * readable and writable): the remap of the primitive. */
+SP_WARN_UNUSED int sp_map_store(uintptr_t address, size_t bytes, int fd, uint64_t offset_bytes);
+
+/* Replaces [address, +bytes) by fresh anonymous private memory with protection `prot` (PROT_*). Content is
+ * gone. */
+SP_WARN_UNUSED int sp_map_fresh(uintptr_t address, size_t bytes, int prot);
+
+/* A new shared mapping of `bytes` of a file: read-only, or also writable. */
+SP_WARN_UNUSED int sp_map_file(int fd, uint64_t offset_bytes, size_t bytes, bool writable,
+                               void **ret_address);
+
+SP_WARN_UNUSED int sp_unmap(void *address, size_t bytes);
+
+/* madvise(2). MADV_POPULATE_READ/WRITE are there whatever the C library's headers say: see os/kernel.h. */
+SP_WARN_UNUSED int sp_advise(uintptr_t address, size_t bytes, int advice);
+
+SP_WARN_UNUSED int sp_protect(uintptr_t address, size_t bytes, int prot);
+
+/* Moves a mapping with its pages to `target`, replacing what is there (mremap MAYMOVE|FIXED). */
+SP_WARN_UNUSED int sp_remap(uintptr_t source, size_t bytes, uintptr_t target);
+
+#endif

@@ -1,0 +1,39 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Which pages were written, are present, are private again: PAGEMAP_SCAN on /proc/PID/pagemap
+ * (Documentation/admin-guide/mm/pagemap.rst). Walks page tables, never address ranges (H16).
+ */
+#ifndef SP_OS_PAGEMAP_H
+#define SP_OS_PAGEMAP_H
+
+#include "core/types.h"
+
+struct sp_range {
+    uint64_t start, end; /* bytes, page aligned */
+};
+
+/* Opens the calling *thread group's* pagemap (/proc/self/pagemap), close-on-exec. */
+SP_WARN_UNUSED int sp_pagemap_open(int *ret_fd);
+
+enum sp_pagemap_query {
+    SP_PAGEMAP_WRITTEN, /* written since armed and present, in ranges registered WP_ASYNC; arms them again */
+    SP_PAGEMAP_PEEK,    /* the same without arming again */
+    SP_PAGEMAP_PRESENT, /* present pages, whatever they are */
+    SP_PAGEMAP_BROKEN,  /* (present or swapped) and not file-backed: in a store mapping, a page that a write
+                           made private again */
+    SP_PAGEMAP_HUGE,    /* present and mapped by a huge page-table entry */
+};
+
+/*
+ * Fills `vec` (room for `n`) with ranges of matching pages within [start, end), ascending. *ret_n: how many;
+ * *ret_next: where to go on (== end: done). Mappings in the range for which the question makes no sense are
+ * passed over. Blocks for the mmap lock of the process only.
+ */
+SP_WARN_UNUSED int sp_pagemap_scan(int fd, enum sp_pagemap_query query, uint64_t start, uint64_t end,
+                                   struct sp_range *vec, size_t n, size_t *ret_n, uint64_t *ret_next);
+
+/* 1 when this process is the only user of the page (bit 56 of its pagemap entry), 0 when not or not present.
+ */
+SP_WARN_UNUSED int sp_pagemap_exclusive(int fd, sp_page page);
+
+#endif
