@@ -41,6 +41,12 @@ typedef struct {
 #define SP_STORE_NONE ((sp_store_page){UINT64_MAX})
 #define SP_STORE_ZERO ((sp_store_page){UINT64_MAX - 1})
 
+/* Consecutive pages of the store. */
+struct sp_store_run {
+    sp_store_page first;
+    uint64_t pages;
+};
+
 static inline uint64_t sp_page_window(sp_page page) {
     return page.v / SP_WINDOW_PAGES;
 }

@@ -1,0 +1,12 @@
+/* SPDX-License-Identifier: MIT */
+/* The link to a domain that lives in a daemon. */
+#ifndef SP_CLIENT_REMOTE_H
+#define SP_CLIENT_REMOTE_H
+
+#include "merge/link.h"
+
+/* Makes a link to the daemon at `socket_path` (copied); connects only when opened, in the opener's descriptor
+ * table. Allocates from mappings of its own, never malloc. -ENOMEM, -ENAMETOOLONG. */
+SP_WARN_UNUSED int sp_remote_link_new(const char *socket_path, struct sp_link **ret_link);
+
+#endif

@@ -1,0 +1,50 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Asking a daemon for its status: what `samepage status` and `--summary` use. A caller's view of the control
+ * messages; malloc is fine here.
+ */
+#ifndef SP_WIRE_CONTROL_H
+#define SP_WIRE_CONTROL_H
+
+#include <sys/types.h>
+
+#include "core/counters.h"
+#include "core/histogram.h"
+#include "core/types.h"
+
+struct sp_status_client {
+    pid_t pid;
+    char name[16];
+    uint32_t state; /* enum sp_engine_state as reported by the client; UINT32_MAX when it only holds on as a
+                       family */
+    struct sp_counters counters;
+    struct sp_histogram freezes;
+};
+
+struct sp_status_domain {
+    uid_t uid;
+    struct sp_counters counters; /* domain values, clients' values summed, gone clients' totals included where
+                                    they only grow */
+    struct sp_histogram freezes;
+    uint64_t saved_bytes, saved_peak_bytes;
+    uint64_t store_bytes;      /* memory the store holds */
+    uint64_t families_waiting; /* clients that have gone but whose family still maps the store (H6) */
+    struct sp_status_client *clients;
+    size_t n_clients;
+};
+
+struct sp_status {
+    pid_t daemon_pid;
+    uint64_t daemon_cpu_ns;
+    uint64_t daemon_rss_bytes;
+    uint64_t uptime_ns;
+    struct sp_status_domain *domains; /* root sees all, others their own */
+    size_t n_domains;
+};
+
+/* 0; -ENOENT, -ECONNREFUSED, -EACCES: no daemon there or not for us; -EPROTO: it speaks another version;
+ * -ETIMEDOUT: no answer within `timeout_ms`. */
+SP_WARN_UNUSED int sp_control_status(const char *socket_path, int timeout_ms, struct sp_status **ret_status);
+struct sp_status *sp_status_free(struct sp_status *s);
+
+#endif
