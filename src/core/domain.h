@@ -89,7 +89,9 @@ void sp_domain_ask(struct sp_domain *d, sp_client client, const struct sp_query 
  */
 void sp_domain_publish(struct sp_domain *d, sp_client client, struct sp_query query, struct sp_answer *ret);
 /* The content is in the store: makes it part of the stable set with one reference, the client's, and hints
- * everybody who waits for it. -ENOMEM: not published, as sp_domain_publish_abort. */
+ * everybody who waits for it. -ENOMEM, -ESRCH (the client has gone meanwhile), -EEXIST (somebody else has
+ * published it meanwhile): not published, as sp_domain_publish_abort. -EINVAL: not a store page that
+ * sp_domain_publish gave out, or in use already; nothing is changed. */
 SP_WARN_UNUSED int sp_domain_publish_commit(struct sp_domain *d, sp_client client, struct sp_query query,
                                             sp_store_page store);
 /* It could not be written: the store page is given to events.punch and never used. */
@@ -103,7 +105,8 @@ void sp_domain_forget(struct sp_domain *d, sp_client client, const struct sp_que
 
 /*
  * Gives back one reference to each of `n` store pages from `first` on. -EINVAL: the client does not hold them
- * all (nothing is changed).
+ * all; -ENOMEM: they could not be deferred (nothing is changed: the references stay until given back again or
+ * until the client goes).
  *
  * A child forked from the client may still map them: they take effect only when sp_domain_release_done has
  * been called for `epoch` (H6). Epochs of a client start at 1 and never go down. Store pages whose last

@@ -1,0 +1,502 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * See domain.h. What a page's owner knows and what the index holds correspond: SP_ANSWER_UNKNOWN - the page
+ * waits in the unstable set; SP_ANSWER_SEND - its entry there is pending; SP_ANSWER_SHARE - one more
+ * reference in the stable set and in the client's ledger; SP_ANSWER_DECLINED - nothing.
+ *
+ * Invariants, whenever a callback is called or a function returns:
+ *   - a fingerprint in the stable set has no entries in the unstable set;
+ *   - the references of a store page are the sum over the ledgers, deferred ones included;
+ *   - of the living entries of a fingerprint at most one is pending; where two or more wait and none is
+ *     pending, one of them was hinted since (group_settle) or was declined and asks again by itself.
+ */
+#include "core/domain.h"
+#include "core/clients.h"
+#include "core/ledger.h"
+#include "core/stable.h"
+#include "core/unstable.h"
+
+#include <errno.h>
+
+/* Questions whose places in the tables are loaded ahead of the one that is answered. */
+#define ASK_AHEAD 8
+
+#define CHUNK_PAGES SP_WINDOW_PAGES
+#define WINDOW_NONE UINT64_MAX
+
+_Static_assert(SP_SEGMENT_PAGES % CHUNK_PAGES == 0, "a chunk never crosses a segment");
+
+/* The chunk that a client publishes into: for one window at a time. */
+struct chunk {
+    uint64_t window; /* WINDOW_NONE: none yet */
+    uint64_t number;
+    sp_bits used; /* slots given out, also those that were aborted (I3) */
+};
+
+struct sp_member {
+    struct sp_ledger ledger;
+    struct chunk chunk;
+};
+
+struct sp_domain {
+    struct sp_alloc alloc;  /* counts into index_bytes and forwards to `memory` */
+    struct sp_alloc memory; /* the owner's */
+    uint64_t index_bytes;
+    struct sp_domain_events events;
+    struct sp_stable stable;
+    struct sp_unstable unstable;
+    struct sp_clients clients;
+    uint64_t chunks;          /* opened so far */
+    uint64_t store_pages_max; /* 0: no limit */
+    bool paused;
+    bool sweeping;
+    struct sp_table_place sweep;
+    uint64_t deferred, published, punched;
+};
+
+static void *counted_get(void *ctx, size_t bytes) {
+    struct sp_domain *d = ctx;
+    void *memory = sp_alloc_get(&d->memory, bytes);
+    if (memory)
+        d->index_bytes += bytes;
+    return memory;
+}
+
+static void counted_put(void *ctx, void *memory, size_t bytes) {
+    struct sp_domain *d = ctx;
+    if (!memory)
+        return;
+    d->index_bytes -= bytes;
+    sp_alloc_put(&d->memory, memory, bytes);
+}
+
+int sp_domain_new(const struct sp_alloc *alloc, const struct sp_domain_events *events,
+                  struct sp_domain **ret_domain) {
+    struct sp_domain *d = sp_alloc_get(alloc, sizeof *d);
+    if (!d)
+        return -ENOMEM;
+    d->memory = *alloc;
+    d->alloc = (struct sp_alloc){counted_get, counted_put, d};
+    d->index_bytes = sizeof *d;
+    d->events = *events;
+    sp_stable_init(&d->stable, &d->alloc);
+    sp_clients_init(&d->clients, &d->alloc);
+    sp_unstable_init(&d->unstable, &d->alloc, &d->clients);
+    *ret_domain = d;
+    return 0;
+}
+
+static void member_free(struct sp_domain *d, struct sp_member *m) {
+    sp_ledger_deinit(&m->ledger);
+    sp_alloc_put(&d->alloc, m, sizeof *m);
+}
+
+struct sp_domain *sp_domain_free(struct sp_domain *d) {
+    if (!d)
+        return NULL;
+    for (sp_client client = 1; client < d->clients.fresh; client++) {
+        struct sp_member *m = sp_clients_get(&d->clients, client);
+        if (m)
+            member_free(d, m);
+    }
+    sp_clients_deinit(&d->clients);
+    sp_unstable_deinit(&d->unstable);
+    sp_stable_deinit(&d->stable);
+    struct sp_alloc memory = d->memory;
+    sp_alloc_put(&memory, d, sizeof *d);
+    return NULL;
+}
+
+void sp_domain_limit(struct sp_domain *d, uint64_t store_pages_max, bool paused) {
+    d->store_pages_max = store_pages_max;
+    d->paused = paused;
+}
+
+int sp_domain_client_add(struct sp_domain *d, sp_client *ret_client) {
+    struct sp_member *m = sp_alloc_get(&d->alloc, sizeof *m);
+    if (!m)
+        return -ENOMEM;
+    sp_ledger_init(&m->ledger, &d->alloc);
+    m->chunk.window = WINDOW_NONE;
+    int r = sp_clients_add(&d->clients, m, ret_client);
+    if (r < 0)
+        member_free(d, m);
+    return r;
+}
+
+/* Fingerprints and pages come from outside; the index cannot hold these. */
+static bool query_valid(struct sp_query q) {
+    return q.fp.v != 0 && q.page.v >> SP_PAGE_BITS == 0;
+}
+
+static bool may_publish(const struct sp_domain *d) {
+    return !d->paused && (d->store_pages_max == 0 || d->stable.pages < d->store_pages_max);
+}
+
+/* Store pages that became free, told to the owner in ranges as long as they come. */
+struct punches {
+    sp_store_page first;
+    uint64_t n;
+};
+
+static void punches_flush(struct sp_domain *d, struct punches *p) {
+    if (p->n == 0)
+        return;
+    struct punches told = *p;
+    p->n = 0;
+    d->punched += told.n;
+    d->events.punch(d->events.ctx, told.first, told.n);
+}
+
+static void punches_add(struct sp_domain *d, struct punches *p, sp_store_page store) {
+    if (p->n > 0 && p->first.v + p->n == store.v) {
+        p->n++;
+        return;
+    }
+    punches_flush(d, p);
+    *p = (struct punches){store, 1};
+}
+
+static void punch_one(struct sp_domain *d, sp_store_page store) {
+    struct punches p = {store, 1};
+    punches_flush(d, &p);
+}
+
+static void hint(struct sp_domain *d, sp_waiter w) {
+    d->events.hint(d->events.ctx, sp_waiter_client(w), sp_waiter_page(w));
+}
+
+/* After an entry of this fingerprint has gone: when there are still twins and nobody is about to send, one of
+ * them must ask again, or they would wait for ever. */
+static void group_settle(struct sp_domain *d, sp_fp fp) {
+    struct sp_group g;
+    sp_unstable_group(&d->unstable, fp, &g);
+    if (g.n >= 2 && sp_group_pending(&g) < 0)
+        hint(d, g.entry[0]);
+}
+
+/* Takes the reference, in the ledger first: that is what may fail. */
+static struct sp_answer share(struct sp_domain *d, struct sp_member *m, sp_store_page store) {
+    struct sp_answer declined = {SP_ANSWER_DECLINED, SP_STORE_NONE};
+    if (d->paused || sp_ledger_take(&m->ledger, store) < 0)
+        return declined;
+    if (sp_stable_take(&d->stable, store) < 0) {
+        sp_ledger_give(&m->ledger, store);
+        return declined;
+    }
+    return (struct sp_answer){SP_ANSWER_SHARE, store};
+}
+
+/* There are twins and nobody sends: this page is the one, if it may be. `own`: its entry, -1 if it has none.
+ */
+static enum sp_answer_kind send_offer(struct sp_domain *d, sp_client client, struct sp_query q,
+                                      const struct sp_group *g, int own) {
+    if (!may_publish(d)) {
+        if (own >= 0)
+            sp_unstable_remove(&d->unstable, q.fp, g->entry[own]);
+        return SP_ANSWER_DECLINED;
+    }
+    if (own >= 0)
+        sp_unstable_mark(&d->unstable, q.fp, g->entry[own], true);
+    else if (sp_unstable_add(&d->unstable, q.fp, sp_waiter_of(client, q.page, true)) < 0)
+        return SP_ANSWER_DECLINED;
+    return SP_ANSWER_SEND;
+}
+
+static enum sp_answer_kind wait_offer(struct sp_domain *d, sp_client client, struct sp_query q,
+                                      const struct sp_group *g, int own) {
+    if (own >= 0)
+        return SP_ANSWER_UNKNOWN;
+    size_t waiting = g->n - (sp_group_pending(g) >= 0);
+    if (waiting >= SP_GROUP_WAITING_MAX)
+        return SP_ANSWER_DECLINED;
+    if (sp_unstable_add(&d->unstable, q.fp, sp_waiter_of(client, q.page, false)) < 0)
+        return SP_ANSWER_DECLINED;
+    return SP_ANSWER_UNKNOWN;
+}
+
+/* The page's fingerprint is not in the stable set. A page that was asked to send and asks again did not get
+ * the message, or thought better of it: it is treated as one that waits. */
+static enum sp_answer_kind remember(struct sp_domain *d, sp_client client, struct sp_query q) {
+    struct sp_group g;
+    sp_unstable_group(&d->unstable, q.fp, &g);
+    int own = sp_group_find(&g, client, q.page), pending = sp_group_pending(&g);
+    if (own >= 0 && own == pending) {
+        sp_unstable_mark(&d->unstable, q.fp, g.entry[own], false);
+        g.entry[own] = sp_waiter_of(client, q.page, false);
+        pending = -1;
+    }
+    size_t others = g.n - (own >= 0);
+    enum sp_answer_kind kind =
+        pending < 0 && others > 0 ? send_offer(d, client, q, &g, own) : wait_offer(d, client, q, &g, own);
+    if (kind == SP_ANSWER_DECLINED && (own >= 0 || g.dropped))
+        group_settle(d, q.fp);
+    return kind;
+}
+
+static struct sp_answer answer(struct sp_domain *d, sp_client client, struct sp_member *m,
+                               struct sp_query q) {
+    sp_store_page store;
+    if (!m || !query_valid(q))
+        return (struct sp_answer){SP_ANSWER_DECLINED, SP_STORE_NONE};
+    if (sp_stable_find(&d->stable, q.fp, &store))
+        return share(d, m, store);
+    return (struct sp_answer){remember(d, client, q), SP_STORE_NONE};
+}
+
+static void prefetch(const struct sp_domain *d, sp_fp fp) {
+    sp_table_prefetch(&d->stable.table, fp);
+    sp_table_prefetch(&d->unstable.table, fp);
+}
+
+void sp_domain_ask(struct sp_domain *d, sp_client client, const struct sp_query *queries, size_t n,
+                   struct sp_answer *ret_answers) {
+    struct sp_member *m = sp_clients_get(&d->clients, client);
+    for (size_t i = 0; i < n && i < ASK_AHEAD; i++)
+        prefetch(d, queries[i].fp);
+    for (size_t i = 0; i < n; i++) {
+        if (i + ASK_AHEAD < n)
+            prefetch(d, queries[i + ASK_AHEAD].fp);
+        ret_answers[i] = answer(d, client, m, queries[i]);
+    }
+}
+
+/* The place of the page in the store: its slot in the window's chunk. A slot that was given out once is not
+ * given out again (I3): then the window gets a new chunk. */
+static sp_store_page chunk_place(struct sp_domain *d, struct chunk *c, sp_page page) {
+    unsigned slot = sp_page_slot(page);
+    if (c->window != sp_page_window(page) || sp_bits_get(&c->used, slot))
+        *c = (struct chunk){.window = sp_page_window(page), .number = d->chunks++};
+    sp_bits_set(&c->used, slot);
+    return (sp_store_page){c->number * CHUNK_PAGES + slot};
+}
+
+/* The page's pending entry, or a word that is 0: it has none. */
+static sp_waiter pending_find(struct sp_domain *d, sp_client client, struct sp_query q) {
+    struct sp_group g;
+    sp_unstable_group(&d->unstable, q.fp, &g);
+    int own = sp_group_find(&g, client, q.page);
+    bool pending = own >= 0 && sp_waiter_pending(g.entry[own]);
+    if (g.dropped && !pending)
+        group_settle(d, q.fp);
+    return pending ? g.entry[own] : (sp_waiter){0};
+}
+
+/* Ends the page's being pending without a store page. */
+static void pending_drop(struct sp_domain *d, sp_client client, struct sp_query q) {
+    sp_waiter w = pending_find(d, client, q);
+    if (w.v == 0)
+        return;
+    sp_unstable_remove(&d->unstable, q.fp, w);
+    group_settle(d, q.fp);
+}
+
+void sp_domain_publish(struct sp_domain *d, sp_client client, struct sp_query query, struct sp_answer *ret) {
+    struct sp_member *m = sp_clients_get(&d->clients, client);
+    *ret = (struct sp_answer){SP_ANSWER_DECLINED, SP_STORE_NONE};
+    if (!m || !query_valid(query))
+        return;
+    sp_store_page store;
+    if (sp_stable_find(&d->stable, query.fp, &store)) {
+        *ret = share(d, m, store);
+        return;
+    }
+    if (pending_find(d, client, query).v == 0)
+        return;
+    if (!may_publish(d)) {
+        pending_drop(d, client, query);
+        return;
+    }
+    *ret = (struct sp_answer){SP_ANSWER_SEND, chunk_place(d, &m->chunk, query.page)};
+}
+
+static bool store_given_out(const struct sp_domain *d, sp_store_page store) {
+    return store.v / CHUNK_PAGES < d->chunks;
+}
+
+/* Into the stable set and the ledger, or neither. */
+static int publish(struct sp_domain *d, struct sp_member *m, sp_fp fp, sp_store_page store) {
+    int r = sp_ledger_take(&m->ledger, store);
+    if (r < 0)
+        return r;
+    r = sp_stable_add(&d->stable, fp, store);
+    if (r < 0)
+        sp_ledger_give(&m->ledger, store);
+    return r;
+}
+
+int sp_domain_publish_commit(struct sp_domain *d, sp_client client, struct sp_query query,
+                             sp_store_page store) {
+    struct sp_member *m = sp_clients_get(&d->clients, client);
+    sp_store_page there;
+    if (!query_valid(query) || !store_given_out(d, store) || sp_stable_references(&d->stable, store) > 0)
+        return -EINVAL;
+    int r = !m ? -ESRCH : sp_stable_find(&d->stable, query.fp, &there) ? -EEXIST : 0;
+    if (r == 0)
+        r = publish(d, m, query.fp, store);
+    if (r < 0) {
+        sp_domain_publish_abort(d, client, query, store);
+        return r;
+    }
+    d->published++;
+    struct sp_group g;
+    sp_unstable_group(&d->unstable, query.fp, &g);
+    for (size_t i = 0; i < g.n; i++)
+        sp_unstable_remove(&d->unstable, query.fp, g.entry[i]);
+    int own = sp_group_find(&g, client, query.page);
+    for (size_t i = 0; i < g.n; i++)
+        if ((int)i != own)
+            hint(d, g.entry[i]);
+    return 0;
+}
+
+void sp_domain_publish_abort(struct sp_domain *d, sp_client client, struct sp_query query,
+                             sp_store_page store) {
+    if (!query_valid(query) || !store_given_out(d, store) || sp_stable_references(&d->stable, store) > 0)
+        return;
+    pending_drop(d, client, query);
+    punch_one(d, store);
+}
+
+void sp_domain_publish_refuse(struct sp_domain *d, sp_client client, struct sp_query query) {
+    if (query_valid(query))
+        pending_drop(d, client, query);
+}
+
+static void forget(struct sp_domain *d, sp_client client, struct sp_query q) {
+    struct sp_group g;
+    sp_unstable_group(&d->unstable, q.fp, &g);
+    int own = sp_group_find(&g, client, q.page);
+    if (own >= 0)
+        sp_unstable_remove(&d->unstable, q.fp, g.entry[own]);
+    if (own >= 0 || g.dropped)
+        group_settle(d, q.fp);
+}
+
+void sp_domain_forget(struct sp_domain *d, sp_client client, const struct sp_query *queries, size_t n) {
+    for (size_t i = 0; i < n; i++) {
+        if (i + ASK_AHEAD < n)
+            sp_table_prefetch(&d->unstable.table, queries[i + ASK_AHEAD].fp);
+        if (query_valid(queries[i]))
+            forget(d, client, queries[i]);
+    }
+}
+
+/* One reference to each of the pages goes, which the ledger holds and which are not deferred. */
+static void give_back(struct sp_domain *d, struct sp_member *m, sp_store_page first, uint64_t n,
+                      struct punches *p) {
+    for (uint64_t i = 0; i < n; i++) {
+        sp_store_page store = {first.v + i};
+        sp_ledger_give(&m->ledger, store);
+        if (sp_stable_give(&d->stable, store, 1))
+            punches_add(d, p, store);
+    }
+}
+
+int sp_domain_release(struct sp_domain *d, sp_client client, sp_store_page first, uint64_t n,
+                      uint64_t epoch) {
+    struct sp_member *m = sp_clients_get(&d->clients, client);
+    if (!m || !sp_ledger_covers(&m->ledger, first, n))
+        return -EINVAL;
+    if (n == 0)
+        return 0;
+    /* An epoch that goes down would take effect too early: it counts as the latest. */
+    uint64_t least = m->ledger.epoch_last > 0 ? m->ledger.epoch_last : 1;
+    if (epoch < least)
+        epoch = least;
+    if (epoch > m->ledger.epoch_done) {
+        int r = sp_ledger_defer(&m->ledger, first, n, epoch);
+        d->deferred += r == 0 ? n : 0;
+        return r;
+    }
+    struct punches p = {0};
+    give_back(d, m, first, n, &p);
+    punches_flush(d, &p);
+    return 0;
+}
+
+void sp_domain_release_done(struct sp_domain *d, sp_client client, uint64_t epoch) {
+    struct sp_member *m = sp_clients_get(&d->clients, client);
+    if (!m)
+        return;
+    if (epoch > m->ledger.epoch_done)
+        m->ledger.epoch_done = epoch;
+    struct sp_deferral due;
+    struct punches p = {0};
+    while (sp_ledger_due(&m->ledger, epoch, &due)) {
+        d->deferred -= due.n;
+        give_back(d, m, due.first, due.n, &p);
+    }
+    punches_flush(d, &p);
+}
+
+static void block_give_back(struct sp_domain *d, const struct sp_block *block, struct punches *p) {
+    for (unsigned slot = 0; slot < SP_BLOCK_PAGES; slot++) {
+        sp_store_page store = {block->number * SP_BLOCK_PAGES + slot};
+        uint32_t held = sp_ledger_held_at(block, slot);
+        if (held > 0 && sp_stable_give(&d->stable, store, held))
+            punches_add(d, p, store);
+    }
+}
+
+void sp_domain_client_remove(struct sp_domain *d, sp_client client) {
+    struct sp_member *m = sp_clients_get(&d->clients, client);
+    if (!m)
+        return;
+    sp_clients_remove(&d->clients, client);
+    d->deferred -= m->ledger.deferred.total;
+    struct punches p = {0};
+    sp_blocks_sort(&m->ledger.held.blocks);
+    for (const struct sp_block *b = m->ledger.held.blocks.first; b; b = b->next)
+        block_give_back(d, b, &p);
+    member_free(d, m);
+    punches_flush(d, &p);
+}
+
+bool sp_domain_sweep(struct sp_domain *d, size_t buckets) {
+    if (!d->sweeping) {
+        d->sweeping = sp_clients_sweep_start(&d->clients);
+        d->sweep = (struct sp_table_place){0};
+    }
+    if (!d->sweeping)
+        return false;
+    sp_fp fp;
+    sp_waiter w;
+    sp_table_walk_changed(&d->sweep);
+    while (sp_table_walk(&d->unstable.table, &d->sweep, &buckets, &fp, &w.v)) {
+        if (sp_clients_get(&d->clients, sp_waiter_client(w)))
+            continue;
+        sp_unstable_remove(&d->unstable, fp, w);
+        sp_table_walk_changed(&d->sweep);
+        group_settle(d, fp);
+    }
+    if (sp_table_walked(&d->unstable.table, &d->sweep)) {
+        sp_clients_sweep_end(&d->clients);
+        d->sweeping = false;
+    }
+    return d->sweeping || d->clients.resting != 0;
+}
+
+uint64_t sp_domain_client_references(const struct sp_domain *d, sp_client client) {
+    const struct sp_member *m = sp_clients_get(&d->clients, client);
+    return m ? m->ledger.held.total : 0;
+}
+
+void sp_domain_counters(const struct sp_domain *d, struct sp_counters *into) {
+    uint64_t sharing = d->stable.references - d->stable.pages;
+    into->v[SP_COUNTER_pages_shared] = d->stable.pages;
+    into->v[SP_COUNTER_pages_sharing] = sharing;
+    into->v[SP_COUNTER_pages_published] = d->published;
+    into->v[SP_COUNTER_pages_punched] = d->punched;
+    into->v[SP_COUNTER_pages_deferred] = d->deferred;
+    into->v[SP_COUNTER_exposure_bytes] = sharing * SP_PAGE_SIZE;
+    into->v[SP_COUNTER_index_bytes] = d->index_bytes;
+}
+
+uint64_t sp_domain_references(const struct sp_domain *d, sp_store_page store) {
+    return sp_stable_references(&d->stable, store);
+}
+
+uint64_t sp_domain_unstable(const struct sp_domain *d) {
+    return d->unstable.table.count;
+}

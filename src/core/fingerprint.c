@@ -1,0 +1,33 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * See fingerprint.h. XXH_INLINE_ALL puts the hash into this file: the compiler then knows the length, and
+ * nothing is called through the dynamic linker.
+ */
+#define XXH_INLINE_ALL
+#include <xxhash.h>
+
+#include "core/fingerprint.h"
+
+_Static_assert(SP_KEY_BYTES == XXH3_SECRET_DEFAULT_SIZE, "the length of secret that the library recommends");
+
+/* A page is the program's, of whatever type: words that may alias anything. */
+typedef uint64_t __attribute__((may_alias)) word;
+
+void sp_key_init(struct sp_key *key, const uint8_t random[32]) {
+    /* Fails only for a secret that is too short. */
+    (void)XXH3_generateSecret(key->secret, sizeof key->secret, random, 32);
+}
+
+sp_fp sp_fingerprint(const struct sp_key *key, const void *page) {
+    uint64_t v = XXH3_64bits_withSecret(page, SP_PAGE_SIZE, key->secret, sizeof key->secret);
+    return (sp_fp){v ? v : 1};
+}
+
+bool sp_page_is_zero(const void *page) {
+    const word *w = page;
+    const word *end = w + SP_PAGE_SIZE / sizeof *w;
+    for (; w < end; w += 8)
+        if (w[0] | w[1] | w[2] | w[3] | w[4] | w[5] | w[6] | w[7])
+            return false;
+    return true;
+}

@@ -1,0 +1,149 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * See settings.h. The text is parsed into a copy, which is taken over when all of it was right. Values are
+ * plain decimal digits: a sign, a blank or a unit is malformed rather than guessed at.
+ */
+#include "core/settings.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+const struct sp_setting_info sp_setting_info[SP_SETTING_COUNT] = {
+#define X(name, unit, def, min, max, meaning) {#name, #unit, def, min, max, meaning},
+    SP_SETTINGS(X)
+#undef X
+};
+
+struct error_text {
+    char *text; /* or NULL */
+    size_t bytes;
+};
+
+/* A stretch of the text that is parsed; not terminated. */
+struct piece {
+    const char *at;
+    size_t length;
+};
+
+static __attribute__((format(printf, 3, 4))) int fail(const struct error_text *error, int code,
+                                                      const char *format, ...) {
+    if (!error->text || error->bytes == 0)
+        return code;
+    va_list args;
+    va_start(args, format);
+    (void)vsnprintf(error->text, error->bytes, format, args);
+    va_end(args);
+    return code;
+}
+
+/* Prints at most this much of what somebody wrote, without what would break the line or the terminal. */
+#define SHOWN_BYTES 40
+
+struct shown {
+    char text[SHOWN_BYTES + 4];
+};
+
+static struct shown show(struct piece p) {
+    struct shown s = {0};
+    size_t n = p.length < SHOWN_BYTES ? p.length : SHOWN_BYTES;
+    for (size_t i = 0; i < n; i++)
+        s.text[i] = p.at[i] >= ' ' && p.at[i] <= '~' ? p.at[i] : '?';
+    if (n < p.length)
+        memcpy(s.text + n, "...", 4);
+    return s;
+}
+
+static int fail_unknown(const struct error_text *error, struct piece key) {
+    char known[1024] = "";
+    size_t used = 0;
+    for (size_t i = 0; i < SP_SETTING_COUNT && used < sizeof known; i++)
+        used += (size_t)snprintf(known + used, sizeof known - used, "%s%s", i ? ", " : "",
+                                 sp_setting_info[i].name);
+    return fail(error, -ENOENT, "unknown setting '%s'; settings: %s", show(key).text, known);
+}
+
+static int setting_find(struct piece key) {
+    for (int i = 0; i < SP_SETTING_COUNT; i++)
+        if (strlen(sp_setting_info[i].name) == key.length &&
+            memcmp(sp_setting_info[i].name, key.at, key.length) == 0)
+            return i;
+    return -ENOENT;
+}
+
+/* 0, -EINVAL, or -ERANGE when the number does not fit. */
+static int number_parse(struct piece text, uint64_t *ret) {
+    uint64_t v = 0;
+    int r = text.length ? 0 : -EINVAL;
+    for (size_t i = 0; i < text.length; i++) {
+        if (text.at[i] < '0' || text.at[i] > '9')
+            return -EINVAL;
+        if (__builtin_mul_overflow(v, 10, &v) || __builtin_add_overflow(v, (uint64_t)(text.at[i] - '0'), &v))
+            r = -ERANGE;
+    }
+    if (r == 0)
+        *ret = v;
+    return r;
+}
+
+static bool in_range(const struct sp_setting_info *info, uint64_t v) {
+    return v >= info->value_min && v <= info->value_max;
+}
+
+static int value_parse(struct sp_settings *s, int setting, struct piece text,
+                       const struct error_text *error) {
+    const struct sp_setting_info *info = &sp_setting_info[setting];
+    uint64_t v = 0;
+    int r = number_parse(text, &v);
+    if (r == 0 && !in_range(info, v))
+        r = -ERANGE;
+    if (r < 0)
+        return fail(error, r, "%s '%s' for %s; allowed: %" PRIu64 " to %" PRIu64 " (%s)",
+                    r == -ERANGE ? "value out of range" : "malformed value", show(text).text, info->name,
+                    info->value_min, info->value_max, info->unit);
+    s->v[setting] = v;
+    return 0;
+}
+
+static int assignment_parse(struct sp_settings *s, struct piece text, const struct error_text *error) {
+    const char *equals = memchr(text.at, '=', text.length);
+    if (!equals || equals == text.at)
+        return fail(error, -EINVAL, "'%s' is not KEY=VALUE; allowed: KEY=VALUE[,KEY=VALUE...]",
+                    show(text).text);
+    struct piece key = {text.at, (size_t)(equals - text.at)};
+    struct piece value = {equals + 1, text.length - key.length - 1};
+    int setting = setting_find(key);
+    if (setting < 0)
+        return fail_unknown(error, key);
+    return value_parse(s, setting, value, error);
+}
+
+void sp_settings_init(struct sp_settings *s) {
+    for (size_t i = 0; i < SP_SETTING_COUNT; i++)
+        s->v[i] = sp_setting_info[i].value_default;
+}
+
+int sp_settings_parse(struct sp_settings *s, const char *text, char *error, size_t error_bytes) {
+    struct sp_settings parsed = *s;
+    struct error_text out = {error, error_bytes};
+    for (const char *at = text;; at++) {
+        struct piece piece = {at, strcspn(at, ",")};
+        int r = assignment_parse(&parsed, piece, &out);
+        if (r < 0)
+            return r;
+        at += piece.length;
+        if (*at == '\0')
+            break;
+    }
+    *s = parsed;
+    return 0;
+}
+
+int sp_settings_check(const struct sp_settings *s) {
+    for (size_t i = 0; i < SP_SETTING_COUNT; i++)
+        if (!in_range(&sp_setting_info[i], s->v[i]))
+            return -ERANGE;
+    return 0;
+}

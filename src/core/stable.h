@@ -1,0 +1,31 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The stable set: fingerprints of store pages, and for each store page its fingerprint and reference count.
+ * A store page is in it from being published until its last reference goes. Internal to core/.
+ */
+#ifndef SP_CORE_STABLE_H
+#define SP_CORE_STABLE_H
+
+#include "core/blocks.h"
+
+struct sp_stable {
+    struct sp_table table; /* fingerprint -> store page; at most one for each fingerprint */
+    struct sp_blocks blocks;
+    uint64_t pages;
+    uint64_t references;
+};
+
+void sp_stable_init(struct sp_stable *s, const struct sp_alloc *alloc);
+void sp_stable_deinit(struct sp_stable *s);
+
+bool sp_stable_find(const struct sp_stable *s, sp_fp fp, sp_store_page *ret_store);
+uint64_t sp_stable_references(const struct sp_stable *s, sp_store_page store);
+
+/* With one reference. -ENOMEM. Neither the fingerprint nor the store page may be in the set. */
+SP_WARN_UNUSED int sp_stable_add(struct sp_stable *s, sp_fp fp, sp_store_page store);
+/* One more reference to a page of the set. -EOVERFLOW. */
+SP_WARN_UNUSED int sp_stable_take(struct sp_stable *s, sp_store_page store);
+/* `n` fewer; the page has that many. True: they were the last, the page is no longer in the set. */
+bool sp_stable_give(struct sp_stable *s, sp_store_page store, uint32_t n);
+
+#endif
