@@ -72,6 +72,8 @@ SP_WARN_UNUSED int sp_proc_kernel(uint32_t *ret_version, bool *ret_swap_on);
 /* Whether UFFDIO_MOVE can be trusted here (H25): false on kernels before the fix (mainline 6.16;
  * stable 6.15.3, 6.12.34 and later of these series) while swap is on. */
 SP_WARN_UNUSED int sp_proc_move_is_safe(bool *ret_safe);
+/* The rule behind it, for a version as above. */
+bool sp_move_is_safe(uint32_t version, bool swap_on);
 /* Name of the program (comm), at most 16 bytes with the end. */
 void sp_proc_name(int pid, char ret_name[16]);
 /* Whether the calling process has any locked memory or MCL_FUTURE (VmLck > 0) (H21). */

@@ -42,7 +42,7 @@ SP_WARN_UNUSED ssize_t sp_socket_receive(int fd, void *buffer, size_t bytes, int
  * ones, 0 after `timeout_ns` (UINT64_MAX: for ever). ppoll(2). -EINTR is retried. */
 SP_WARN_UNUSED int sp_wait_readable(const int *fds, size_t n, uint64_t timeout_ns);
 
-/* eventfd(2): a descriptor that any thread of the same descriptor table can make readable. */
-SP_WARN_UNUSED int sp_close(int fd);
+/* Closes a descriptor. Never to be repeated: also after an error the number is free (close(2)). */
+int sp_close(int fd);
 
 #endif

@@ -1,0 +1,102 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Mappings of this process: thin wrappers around the system calls, see the header for why they go around the
+ * C library.
+ */
+#include "os/mapping.h"
+
+#include <errno.h>
+
+#include "os/fault.h"
+#include "os/kernel.h"
+#include "os/syscall.h"
+
+/* mmap returns an address or a negative errno, told apart by its last page of values. */
+static int map(uintptr_t address, size_t bytes, int prot, int flags, int fd, uint64_t offset, void **ret) {
+    long r = sp_syscall(SYS_mmap, address, bytes, prot, flags, fd, offset);
+
+    if (r < 0 && r >= -4095)
+        return (int)r;
+    *ret = (void *)(uintptr_t)r;
+    return 0;
+}
+
+static void trim(uintptr_t start, uintptr_t end) {
+    if (end > start)
+        sp_syscall(SYS_munmap, start, end - start);
+}
+
+int sp_map_new(size_t bytes, size_t align, void **ret_address) {
+    int fault = sp_fault("map_new");
+    if (fault)
+        return fault;
+    if (align < SP_PAGE_SIZE)
+        align = SP_PAGE_SIZE;
+
+    size_t room = align - SP_PAGE_SIZE;
+    if (!bytes || bytes > SIZE_MAX - room)
+        return -ENOMEM;
+    void *got;
+    int r = map(0, bytes + room, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0, &got);
+    if (r < 0)
+        return r;
+    uintptr_t base = (uintptr_t)got;
+    uintptr_t start = (base + align - 1) & ~(uintptr_t)(align - 1);
+    trim(base, start);
+    trim(start + bytes, base + bytes + room);
+    *ret_address = (void *)start;
+    return 0;
+}
+
+int sp_map_store(uintptr_t address, size_t bytes, int fd, uint64_t offset_bytes) {
+    int fault = sp_fault("map_store");
+    if (fault)
+        return fault;
+    void *got;
+    return map(address, bytes, PROT_READ | PROT_WRITE, MAP_FIXED | MAP_PRIVATE | MAP_NORESERVE, fd,
+               offset_bytes, &got);
+}
+
+int sp_map_fresh(uintptr_t address, size_t bytes, int prot) {
+    int fault = sp_fault("map_fresh");
+    if (fault)
+        return fault;
+    void *got;
+    return map(address, bytes, prot, MAP_FIXED | MAP_PRIVATE | MAP_ANONYMOUS, -1, 0, &got);
+}
+
+int sp_map_file(int fd, uint64_t offset_bytes, size_t bytes, bool writable, void **ret_address) {
+    int fault = sp_fault("map_file");
+    if (fault)
+        return fault;
+    return map(0, bytes, PROT_READ | (writable ? PROT_WRITE : 0), MAP_SHARED, fd, offset_bytes, ret_address);
+}
+
+int sp_unmap(void *address, size_t bytes) {
+    int fault = sp_fault("unmap");
+    if (fault)
+        return fault;
+    return (int)sp_syscall(SYS_munmap, address, bytes);
+}
+
+int sp_advise(uintptr_t address, size_t bytes, int advice) {
+    int fault = sp_fault("advise");
+    if (fault)
+        return fault;
+    return (int)sp_syscall(SYS_madvise, address, bytes, advice);
+}
+
+int sp_protect(uintptr_t address, size_t bytes, int prot) {
+    int fault = sp_fault("protect");
+    if (fault)
+        return fault;
+    return (int)sp_syscall(SYS_mprotect, address, bytes, prot);
+}
+
+int sp_remap(uintptr_t source, size_t bytes, uintptr_t target) {
+    int fault = sp_fault("remap");
+    if (fault)
+        return fault;
+    long r = sp_syscall(SYS_mremap, source, bytes, bytes, MREMAP_MAYMOVE | MREMAP_FIXED, target);
+    return r < 0 && r >= -4095 ? (int)r : 0;
+}

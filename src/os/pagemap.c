@@ -1,0 +1,112 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * PAGEMAP_SCAN. The kernel's ranges carry categories that we never need (24 bytes); they go through a small
+ * buffer on the stack into the caller's 16-byte ones.
+ *
+ * With PM_SCAN_WP_MATCHING the kernel arms exactly the pages it reports, so a range that has been reported
+ * once must reach the caller: an error after the first buffer is kept back, and met again by the next call.
+ *
+ * PM_SCAN_CHECK_WPASYNC is left out, which would fail the whole scan at the first mapping that is not
+ * registered; asking for PAGE_IS_WPALLOWED passes over such mappings instead and leaves them as they are.
+ */
+#include "os/pagemap.h"
+
+#include <errno.h>
+#include <fcntl.h>
+
+#include "os/fault.h"
+#include "os/kernel.h"
+#include "os/syscall.h"
+
+#define BUFFER_REGIONS 96 /* 2.3 KiB of stack */
+
+struct query {
+    uint64_t flags, inverted, mask, any_of;
+};
+
+static const struct query queries[] = {
+    [SP_PAGEMAP_WRITTEN] = {.flags = PM_SCAN_WP_MATCHING,
+                            .mask = PAGE_IS_WPALLOWED | PAGE_IS_WRITTEN | PAGE_IS_PRESENT},
+    [SP_PAGEMAP_PEEK] = {.mask = PAGE_IS_WPALLOWED | PAGE_IS_WRITTEN | PAGE_IS_PRESENT},
+    [SP_PAGEMAP_PRESENT] = {.mask = PAGE_IS_PRESENT},
+    [SP_PAGEMAP_BROKEN] = {.inverted = PAGE_IS_FILE,
+                           .mask = PAGE_IS_FILE,
+                           .any_of = PAGE_IS_PRESENT | PAGE_IS_SWAPPED},
+    [SP_PAGEMAP_HUGE] = {.mask = PAGE_IS_PRESENT | PAGE_IS_HUGE},
+};
+
+int sp_pagemap_open(int *ret_fd) {
+    int fault = sp_fault("pagemap_open");
+    if (fault)
+        return fault;
+    long fd = sp_syscall(SYS_openat, AT_FDCWD, "/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+    if (fd < 0)
+        return (int)fd;
+    *ret_fd = (int)fd;
+    return 0;
+}
+
+/* Appends to `vec`, joining with the last range where they touch: the kernel's buffer ended there. */
+static size_t append(struct sp_range *vec, size_t n, const struct page_region *regions, size_t count) {
+    for (size_t i = 0; i < count; i++) {
+        if (n && vec[n - 1].end == regions[i].start)
+            vec[n - 1].end = regions[i].end;
+        else
+            vec[n++] = (struct sp_range){regions[i].start, regions[i].end};
+    }
+    return n;
+}
+
+int sp_pagemap_scan(int fd, enum sp_pagemap_query query, uint64_t start, uint64_t end, struct sp_range *vec,
+                    size_t n, size_t *ret_n, uint64_t *ret_next) {
+    int fault = sp_fault("pagemap_scan");
+    if (fault)
+        return fault;
+    if (!n)
+        return -EINVAL;
+
+    const struct query *q = &queries[query];
+    struct page_region buffer[BUFFER_REGIONS];
+    size_t filled = 0;
+    uint64_t next = start;
+    while (next < end && filled < n) {
+        size_t room = n - filled < BUFFER_REGIONS ? n - filled : BUFFER_REGIONS;
+        struct pm_scan_arg arg = {
+            .size = sizeof(arg),
+            .flags = q->flags,
+            .start = next,
+            .end = end,
+            .vec = (uintptr_t)buffer,
+            .vec_len = room,
+            .category_inverted = q->inverted,
+            .category_mask = q->mask,
+            .category_anyof_mask = q->any_of,
+        };
+        long r = sp_syscall(SYS_ioctl, fd, PAGEMAP_SCAN, &arg);
+        if (r < 0 && !filled)
+            return (int)r;
+        if (r < 0)
+            break;
+        filled = append(vec, filled, buffer, (size_t)r);
+        next = arg.walk_end;
+    }
+    *ret_n = filled;
+    *ret_next = next;
+    return 0;
+}
+
+#define ENTRY_EXCLUSIVE (UINT64_C(1) << 56)
+#define ENTRY_PRESENT   (UINT64_C(1) << 63)
+
+int sp_pagemap_exclusive(int fd, sp_page page) {
+    int fault = sp_fault("pagemap_exclusive");
+    if (fault)
+        return fault;
+    uint64_t entry;
+    long r = sp_syscall(SYS_pread64, fd, &entry, sizeof(entry), page.v * sizeof(entry));
+    if (r < 0)
+        return (int)r;
+    if (r != (long)sizeof(entry))
+        return 0;
+    return (entry & (ENTRY_EXCLUSIVE | ENTRY_PRESENT)) == (ENTRY_EXCLUSIVE | ENTRY_PRESENT);
+}

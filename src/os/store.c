@@ -1,0 +1,182 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Segments and tokens, all on memfds.
+ *
+ * A segment has its whole size from the start and is sparse; its file mode 0400 is what keeps other users
+ * from reopening it for writing. It cannot be sealed: F_SEAL_FUTURE_WRITE would forbid punching too. Its
+ * owner's user and root can reopen it for writing (H24).
+ */
+#include "os/store.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/falloc.h>
+#include <linux/memfd.h>
+#include <sys/stat.h>
+
+#include "os/fault.h"
+#include "os/kernel.h"
+#include "os/syscall.h"
+
+#define SEGMENT_NAME "samepage"
+#define TOKEN_NAME   "samepage-family"
+
+static void close_fd(int fd) {
+    sp_syscall(SYS_close, fd);
+}
+
+/* "/proc/thread-self/fd/N": the calling thread may have a descriptor table of its own. */
+static int reopen_readonly(int fd) {
+    char path[48] = "/proc/thread-self/fd/";
+    char digits[12];
+    size_t n = 0, at = sizeof("/proc/thread-self/fd/") - 1;
+
+    for (unsigned v = (unsigned)fd; n == 0 || v; v /= 10)
+        digits[n++] = (char)('0' + v % 10);
+    while (n)
+        path[at++] = digits[--n];
+    path[at] = '\0';
+    return (int)sp_syscall(SYS_openat, AT_FDCWD, path, O_RDONLY | O_CLOEXEC);
+}
+
+int sp_segment_init(struct sp_segment *s) {
+    int fault = sp_fault("segment_init");
+    if (fault)
+        return fault;
+    int fd = (int)sp_syscall(SYS_memfd_create, SEGMENT_NAME, MFD_CLOEXEC);
+    if (fd < 0)
+        return fd;
+    int r = (int)sp_syscall(SYS_ftruncate, fd, SP_SEGMENT_PAGES * SP_PAGE_SIZE);
+    if (r == 0)
+        r = (int)sp_syscall(SYS_fchmod, fd, 0400);
+    if (r == 0)
+        r = reopen_readonly(fd);
+    if (r < 0) {
+        close_fd(fd);
+        return r;
+    }
+    s->fd = fd;
+    s->fd_shared = r;
+    return 0;
+}
+
+void sp_segment_deinit(struct sp_segment *s) {
+    if (s->fd >= 0)
+        close_fd(s->fd);
+    if (s->fd_shared >= 0)
+        close_fd(s->fd_shared);
+    s->fd = s->fd_shared = -1;
+}
+
+static int write_all(int fd, const char *from, size_t bytes, uint64_t offset) {
+    while (bytes) {
+        long r = sp_syscall(SYS_pwrite64, fd, from, bytes, offset);
+        if (r == -EINTR)
+            continue;
+        if (r < 0)
+            return (int)r;
+        if (r == 0)
+            return -EIO;
+        from += r;
+        bytes -= (size_t)r;
+        offset += (uint64_t)r;
+    }
+    return 0;
+}
+
+static bool inside(uint64_t index, uint64_t n) {
+    return index < SP_SEGMENT_PAGES && n <= SP_SEGMENT_PAGES - index;
+}
+
+int sp_segment_write_many(const struct sp_segment *s, uint64_t index, const void *pages, size_t n) {
+    int fault = sp_fault("segment_write");
+    if (fault)
+        return fault;
+    if (!inside(index, n))
+        return -EINVAL;
+    return write_all(s->fd, pages, n * SP_PAGE_SIZE, index * SP_PAGE_SIZE);
+}
+
+int sp_segment_write(const struct sp_segment *s, uint64_t index, const void *page) {
+    return sp_segment_write_many(s, index, page, 1);
+}
+
+int sp_segment_read(const struct sp_segment *s, uint64_t index, void *ret_page) {
+    int fault = sp_fault("segment_read");
+    if (fault)
+        return fault;
+    if (!inside(index, 1))
+        return -EINVAL;
+    long r;
+    do
+        r = sp_syscall(SYS_pread64, s->fd, ret_page, SP_PAGE_SIZE, index * SP_PAGE_SIZE);
+    while (r == -EINTR);
+    if (r < 0)
+        return (int)r;
+    return r == (long)SP_PAGE_SIZE ? 0 : -EIO;
+}
+
+int sp_segment_punch(const struct sp_segment *s, uint64_t index, uint64_t n) {
+    int fault = sp_fault("segment_punch");
+    if (fault)
+        return fault;
+    if (!inside(index, n) || !n)
+        return -EINVAL;
+    long r;
+    do
+        r = sp_syscall(SYS_fallocate, s->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, index * SP_PAGE_SIZE,
+                       n * SP_PAGE_SIZE);
+    while (r == -EINTR);
+    return (int)r;
+}
+
+int sp_segment_memory(const struct sp_segment *s, uint64_t *ret_bytes) {
+    int fault = sp_fault("segment_memory");
+    if (fault)
+        return fault;
+    struct stat st;
+    long r = sp_syscall(SYS_fstat, s->fd, &st);
+    if (r < 0)
+        return (int)r;
+    *ret_bytes = (uint64_t)st.st_blocks * 512;
+    return 0;
+}
+
+int sp_token_new(int *ret_fd, void **ret_mapping) {
+    int fault = sp_fault("token_new");
+    if (fault)
+        return fault;
+    int fd = (int)sp_syscall(SYS_memfd_create, TOKEN_NAME, MFD_CLOEXEC | MFD_ALLOW_SEALING);
+    if (fd < 0)
+        return fd;
+    long r = sp_syscall(SYS_ftruncate, fd, SP_PAGE_SIZE);
+    /* Read-only, against stray writes: what counts for the seal is that the mapping could be made writable.
+     */
+    if (r == 0)
+        r = sp_syscall(SYS_mmap, 0, SP_PAGE_SIZE, PROT_READ, MAP_SHARED, fd, 0);
+    if (r < 0 && r >= -4095) {
+        close_fd(fd);
+        return (int)r;
+    }
+    *ret_fd = fd;
+    *ret_mapping = (void *)(uintptr_t)r;
+    return 0;
+}
+
+int sp_token_drop(void *mapping) {
+    int fault = sp_fault("token_drop");
+    if (fault)
+        return fault;
+    return (int)sp_syscall(SYS_munmap, mapping, SP_PAGE_SIZE);
+}
+
+int sp_token_gone(int fd) {
+    int fault = sp_fault("token_gone");
+    if (fault)
+        return fault;
+    /* Sealing what is sealed already succeeds, fcntl(2) and mm/memfd.c. */
+    int r = (int)sp_syscall(SYS_fcntl, fd, F_ADD_SEALS, F_SEAL_WRITE);
+    if (r == 0)
+        return 1;
+    return r == -EBUSY ? 0 : r;
+}

@@ -1,0 +1,39 @@
+/* SPDX-License-Identifier: MIT */
+#include "os/wake.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <sys/signalfd.h>
+#include <sys/syscall.h>
+
+#include "os/fault.h"
+#include "os/kernel.h"
+#include "os/syscall.h"
+
+/* Urgent data on a socket: ignored by default, so that even a stray one harms nobody. */
+#define WAKE_SIGNAL SIGURG
+
+int sp_wake_open(int *ret_fd, int *ret_tid) {
+    int fault = sp_fault("wake_open");
+    if (fault)
+        return fault;
+    uint64_t mask = UINT64_C(1) << (WAKE_SIGNAL - 1);
+    long fd = sp_syscall6(SYS_signalfd4, -1, (long)&mask, sizeof(mask), SFD_NONBLOCK | SFD_CLOEXEC, 0, 0);
+    if (fd < 0)
+        return (int)fd;
+    *ret_fd = (int)fd;
+    *ret_tid = (int)sp_syscall6(SYS_gettid, 0, 0, 0, 0, 0, 0);
+    return 0;
+}
+
+void sp_wake_clear(int fd) {
+    struct signalfd_siginfo info;
+    while (sp_syscall6(SYS_read, fd, (long)&info, sizeof(info), 0, 0, 0) == (long)sizeof(info))
+        ;
+}
+
+void sp_wake(int tid) {
+    if (tid > 0)
+        sp_syscall6(SYS_tgkill, sp_syscall6(SYS_getpid, 0, 0, 0, 0, 0, 0), tid, WAKE_SIGNAL, 0, 0, 0);
+}
