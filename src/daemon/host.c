@@ -1,0 +1,201 @@
+/* SPDX-License-Identifier: MIT */
+/* See host.h. */
+#include "daemon/host.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/resource.h>
+#include <sys/signalfd.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "os/socket.h"
+
+#define EVENTS_MAX 64
+/* Threads that may be stuck in close(2) at a time. Beyond that a foreign descriptor stays open: a leak is
+ * better than a daemon that waits for a client. */
+#define CLOSERS_MAX         64
+#define CLOSERS_STACK_BYTES (64 * 1024)
+#define NS_PER_MS           UINT64_C(1000000)
+
+static int result(long r) {
+    return r < 0 ? -errno : (int)r;
+}
+
+int host_poll_new(int *ret_fd) {
+    int r = result(epoll_create1(EPOLL_CLOEXEC));
+    if (r < 0)
+        return r;
+    *ret_fd = r;
+    return 0;
+}
+
+int host_poll_add(int poll_fd, struct source *s, uint32_t events) {
+    struct epoll_event e = {.events = events, .data.ptr = s};
+    return result(epoll_ctl(poll_fd, EPOLL_CTL_ADD, s->fd, &e));
+}
+
+int host_poll_change(int poll_fd, struct source *s, uint32_t events) {
+    struct epoll_event e = {.events = events, .data.ptr = s};
+    return result(epoll_ctl(poll_fd, EPOLL_CTL_MOD, s->fd, &e));
+}
+
+void host_poll_remove(int poll_fd, struct source *s) {
+    (void)epoll_ctl(poll_fd, EPOLL_CTL_DEL, s->fd, NULL);
+}
+
+static int timeout_ms(uint64_t timeout_ns) {
+    uint64_t ms = timeout_ns / NS_PER_MS + (timeout_ns % NS_PER_MS != 0);
+    return timeout_ns == UINT64_MAX ? -1 : ms > 1000000 ? 1000000 : (int)ms;
+}
+
+int host_poll_run(int poll_fd, uint64_t timeout_ns) {
+    struct epoll_event events[EVENTS_MAX];
+    int n = result(epoll_wait(poll_fd, events, EVENTS_MAX, timeout_ms(timeout_ns)));
+    if (n < 0)
+        return n == -EINTR ? 0 : n;
+    for (int i = 0; i < n; i++) {
+        struct source *s = events[i].data.ptr;
+        s->ready(s, events[i].events);
+    }
+    return 0;
+}
+
+uint64_t host_raise_descriptors(void) {
+    struct rlimit limit;
+    if (getrlimit(RLIMIT_NOFILE, &limit))
+        return 1024;
+    struct rlimit raised = {.rlim_cur = limit.rlim_max, .rlim_max = limit.rlim_max};
+    return setrlimit(RLIMIT_NOFILE, &raised) ? limit.rlim_cur : raised.rlim_cur;
+}
+
+int host_signals(int *ret_fd) {
+    sigset_t set;
+    sigemptyset(&set);
+    sigaddset(&set, SIGTERM);
+    sigaddset(&set, SIGINT);
+    signal(SIGHUP, SIG_IGN);
+    signal(SIGPIPE, SIG_IGN);
+    if (sigprocmask(SIG_BLOCK, &set, NULL))
+        return -errno;
+    int r = result(signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK));
+    if (r < 0)
+        return r;
+    *ret_fd = r;
+    return 0;
+}
+
+int host_process(pid_t pid, int *ret_fd) {
+    int r = result(syscall(SYS_pidfd_open, pid, 0));
+    if (r < 0)
+        return r;
+    *ret_fd = r;
+    return 0;
+}
+
+int host_uffd_device(int *ret_fd) {
+    int r = result(open("/dev/userfaultfd", O_RDWR | O_CLOEXEC));
+    if (r < 0)
+        return r;
+    *ret_fd = r;
+    return 0;
+}
+
+bool host_is_userfaultfd(int fd) {
+    /* A path on any file system begins with a slash, so no file can pretend (fs/anon_inodes.c names it). */
+    static const char expected[] = "anon_inode:[userfaultfd]";
+    char path[40], target[sizeof expected + 1];
+    snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
+    ssize_t n = readlink(path, target, sizeof target);
+    return n == (ssize_t)sizeof expected - 1 && !memcmp(target, expected, (size_t)n);
+}
+
+int host_duplicate(int fd, int *ret_fd) {
+    int r = result(fcntl(fd, F_DUPFD_CLOEXEC, 0));
+    if (r < 0)
+        return r;
+    *ret_fd = r;
+    return 0;
+}
+
+static atomic_int closers;
+
+static void *closer(void *arg) {
+    (void)sp_close((int)(intptr_t)arg);
+    atomic_fetch_sub(&closers, 1);
+    return NULL;
+}
+
+void host_close_foreign(int fd) {
+    pthread_attr_t attributes;
+    pthread_t thread;
+    if (atomic_fetch_add(&closers, 1) >= CLOSERS_MAX || pthread_attr_init(&attributes)) {
+        atomic_fetch_sub(&closers, 1);
+        return;
+    }
+    pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
+    pthread_attr_setstacksize(&attributes, CLOSERS_STACK_BYTES);
+    if (pthread_create(&thread, &attributes, closer, (void *)(intptr_t)fd))
+        atomic_fetch_sub(&closers, 1);
+    pthread_attr_destroy(&attributes);
+}
+
+int host_file_unused(const char *path) {
+    int fd = result(open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK));
+    if (fd < 0)
+        return fd;
+    /* A write lease is given only when no other open file of it exists, a mapping's included (fcntl(2)). */
+    int r = result(fcntl(fd, F_SETLEASE, F_WRLCK));
+    if (r >= 0)
+        (void)fcntl(fd, F_SETLEASE, F_UNLCK);
+    (void)sp_close(fd);
+    return r >= 0 ? 1 : r == -EAGAIN ? 0 : r;
+}
+
+uint64_t host_resident_bytes(void) {
+    unsigned long total, resident = 0;
+    FILE *f = fopen("/proc/self/statm", "re");
+    if (!f)
+        return 0;
+    if (fscanf(f, "%lu %lu", &total, &resident) != 2)
+        resident = 0;
+    fclose(f);
+    return (uint64_t)resident * (uint64_t)sysconf(_SC_PAGESIZE);
+}
+
+int host_make_directory(const char *path, mode_t mode) {
+    char directory[4096];
+    const char *slash = strrchr(path, '/');
+    if (!slash || slash == path)
+        return 0;
+    if ((size_t)(slash - path) >= sizeof directory)
+        return -ENAMETOOLONG;
+    memcpy(directory, path, (size_t)(slash - path));
+    directory[slash - path] = '\0';
+    if (!mkdir(directory, mode))
+        /* Not less open than asked: the umask is for files that users make. */
+        return chmod(directory, mode) ? -errno : 0;
+    return errno == EEXIST ? 0 : -errno;
+}
+
+int host_file_identify(const char *path, struct host_file *ret_file) {
+    struct stat st;
+    if (lstat(path, &st))
+        return -errno;
+    *ret_file = (struct host_file){.device = st.st_dev, .inode = st.st_ino};
+    return 0;
+}
+
+void host_file_remove(const char *path, const struct host_file *file) {
+    struct host_file now;
+    if (host_file_identify(path, &now) || now.device != file->device || now.inode != file->inode)
+        return;
+    (void)unlink(path);
+}

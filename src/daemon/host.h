@@ -1,0 +1,59 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * What a daemon, and nobody else here, asks of the kernel: waiting for many descriptors, signals as a
+ * descriptor, the end of its owner, who still holds a file. errno becomes a negative return value here.
+ */
+#ifndef SP_DAEMON_HOST_H
+#define SP_DAEMON_HOST_H
+
+#include <sys/types.h>
+
+#include "core/types.h"
+
+/* A descriptor that the loop waits for; `ready` is called with EPOLL* bits. */
+struct source {
+    int fd;
+    void (*ready)(struct source *s, uint32_t events);
+};
+
+SP_WARN_UNUSED int host_poll_new(int *ret_fd);
+SP_WARN_UNUSED int host_poll_add(int poll_fd, struct source *s, uint32_t events);
+SP_WARN_UNUSED int host_poll_change(int poll_fd, struct source *s, uint32_t events);
+void host_poll_remove(int poll_fd, struct source *s);
+/* Waits until something is ready or `timeout_ns` (UINT64_MAX: none) is over and calls `ready` for each. A
+ * source must stay allocated until this has returned. */
+SP_WARN_UNUSED int host_poll_run(int poll_fd, uint64_t timeout_ns);
+
+/* Raises the limit on open descriptors as far as it goes; returns it. */
+uint64_t host_raise_descriptors(void);
+/* SIGTERM and SIGINT readable from a descriptor, SIGHUP and SIGPIPE ignored. */
+SP_WARN_UNUSED int host_signals(int *ret_fd);
+/* pidfd_open(2): readable once the process has ended. -ESRCH: no such process. */
+SP_WARN_UNUSED int host_process(pid_t pid, int *ret_fd);
+/* /dev/userfaultfd, open for reading and writing. */
+SP_WARN_UNUSED int host_uffd_device(int *ret_fd);
+/* Whether the descriptor, which may be anything, is a userfaultfd. Never blocks, whatever it is. */
+bool host_is_userfaultfd(int fd);
+/* A second descriptor of the same file, close-on-exec. */
+SP_WARN_UNUSED int host_duplicate(int fd, int *ret_fd);
+/*
+ * Closes a descriptor that came from a client and may be anything, without waiting: close(2) of a file on a
+ * FUSE file system waits for whoever serves it.
+ */
+void host_close_foreign(int fd);
+/* 1: nobody holds the file open or maps it; 0: somebody does; a negative errno (-ENOENT: it is gone). */
+SP_WARN_UNUSED int host_file_unused(const char *path);
+/* Memory resident in this process, bytes; 0 when unknown. */
+uint64_t host_resident_bytes(void);
+/* Makes the directory of `path` when it is missing. */
+SP_WARN_UNUSED int host_make_directory(const char *path, mode_t mode);
+
+/* A file as it is now, so that it is removed later only if it is still the same. */
+struct host_file {
+    dev_t device;
+    ino_t inode;
+};
+SP_WARN_UNUSED int host_file_identify(const char *path, struct host_file *ret_file);
+void host_file_remove(const char *path, const struct host_file *file);
+
+#endif

@@ -1,0 +1,166 @@
+/* SPDX-License-Identifier: MIT */
+/* See options.h. */
+#include "daemon/options.h"
+
+#include <errno.h>
+#include <getopt.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#ifndef SP_VERSION
+#define SP_VERSION "unknown"
+#endif
+
+enum option_value {
+    OPTION_SOCKET = 256,
+    OPTION_FOREGROUND,
+    OPTION_SET,
+    OPTION_ONLY_UID,
+    OPTION_OWNER_PID,
+    OPTION_ALIVE,
+    OPTION_READY_FD,
+    OPTION_VERSION,
+    OPTION_HELP,
+};
+
+static const struct option table[] = {
+    {"socket", required_argument, NULL, OPTION_SOCKET},
+    {"foreground", no_argument, NULL, OPTION_FOREGROUND},
+    {"set", required_argument, NULL, OPTION_SET},
+    {"only-uid", required_argument, NULL, OPTION_ONLY_UID},
+    {"owner-pid", required_argument, NULL, OPTION_OWNER_PID},
+    {"alive", required_argument, NULL, OPTION_ALIVE},
+    {"ready-fd", required_argument, NULL, OPTION_READY_FD},
+    {"version", no_argument, NULL, OPTION_VERSION},
+    {"help", no_argument, NULL, OPTION_HELP},
+    {0},
+};
+
+static const char usage[] =
+    "Usage: samepaged [OPTION]...\n"
+    "Keeps the index and the store of pages that programs share. Runs in the foreground until SIGTERM.\n"
+    "\n"
+    "  --socket PATH        listen at PATH (default: /run/samepage/socket for root,\n"
+    "                       $XDG_RUNTIME_DIR/samepage/socket for others)\n"
+    "  --set KEY=VALUE      change a setting; may be given several times, or KEY=VALUE,KEY=VALUE\n"
+    "  --only-uid UID       serve this user only (default: as root and without --owner-pid everybody,\n"
+    "                       else the user it runs as)\n"
+    "  --foreground         do not go into the background (it never does)\n"
+    "  --owner-pid PID      private mode: end by itself after that process, when nobody needs it any more\n"
+    "  --alive FILE         with --owner-pid: whoever has FILE open or mapped still needs it; FILE, the\n"
+    "                       socket and their directory are removed at the end\n"
+    "  --ready-fd N         write one byte to descriptor N when listening, then close it\n"
+    "  --version            print the version and end\n"
+    "  --help               print this and end\n"
+    "\n"
+    "Settings:\n";
+
+static void help(void) {
+    fputs(usage, stdout);
+    for (size_t i = 0; i < SP_SETTING_COUNT; i++) {
+        const struct sp_setting_info *s = &sp_setting_info[i];
+        printf("  %s=%llu  (%s, %llu to %llu)\n      %s\n", s->name, (unsigned long long)s->value_default,
+               s->unit, (unsigned long long)s->value_min, (unsigned long long)s->value_max, s->meaning);
+    }
+}
+
+__attribute__((format(printf, 1, 2))) static enum options_result bad(const char *format, ...) {
+    va_list arguments;
+    fputs("samepaged: ", stderr);
+    va_start(arguments, format);
+    vfprintf(stderr, format, arguments);
+    va_end(arguments);
+    fputs("\nTry 'samepaged --help'.\n", stderr);
+    return OPTIONS_BAD;
+}
+
+static bool number(const char *text, unsigned long max, unsigned long *ret) {
+    char *end;
+    errno = 0;
+    unsigned long v = strtoul(text, &end, 10);
+    if (errno || end == text || *end || *text == '-' || v > max)
+        return false;
+    *ret = v;
+    return true;
+}
+
+static enum options_result set_socket(struct options *o, const char *path) {
+    if (!*path || strlen(path) >= sizeof o->socket)
+        return bad("--socket: a path of 1 to %zu bytes is needed", sizeof o->socket - 1);
+    strcpy(o->socket, path);
+    o->socket_default = false;
+    return OPTIONS_RUN;
+}
+
+static enum options_result set_default_socket(struct options *o) {
+    const char *directory = geteuid() ? getenv("XDG_RUNTIME_DIR") : "/run";
+    o->socket_default = true;
+    if (!directory || !*directory)
+        return bad("XDG_RUNTIME_DIR is not set: say where to listen with --socket PATH");
+    int n = snprintf(o->socket, sizeof o->socket, "%s/samepage/socket", directory);
+    if (n < 0 || (size_t)n >= sizeof o->socket)
+        return bad("XDG_RUNTIME_DIR is too long for a socket: say where to listen with --socket PATH");
+    return OPTIONS_RUN;
+}
+
+static enum options_result take(struct options *o, int option, const char *value) {
+    unsigned long v;
+    char error[256];
+    switch (option) {
+    case OPTION_SOCKET:
+        return set_socket(o, value);
+    case OPTION_FOREGROUND:
+        return OPTIONS_RUN;
+    case OPTION_SET:
+        if (sp_settings_parse(&o->settings, value, error, sizeof error))
+            return bad("--set %s: %s", value, error);
+        return OPTIONS_RUN;
+    case OPTION_ONLY_UID:
+        if (!number(value, UINT32_MAX - 1, &v))
+            return bad("--only-uid %s: not a user number", value);
+        o->only_uid = (uid_t)v;
+        o->only_uid_set = true;
+        return OPTIONS_RUN;
+    case OPTION_OWNER_PID:
+        if (!number(value, INT32_MAX, &v) || !v)
+            return bad("--owner-pid %s: not a process number", value);
+        o->owner_pid = (pid_t)v;
+        return OPTIONS_RUN;
+    case OPTION_ALIVE:
+        o->alive = value;
+        return *value ? OPTIONS_RUN : bad("--alive: a path is needed");
+    case OPTION_READY_FD:
+        if (!number(value, INT32_MAX, &v))
+            return bad("--ready-fd %s: not a descriptor number", value);
+        o->ready_fd = (int)v;
+        return OPTIONS_RUN;
+    case OPTION_VERSION:
+        puts("samepaged " SP_VERSION);
+        return OPTIONS_DONE;
+    case OPTION_HELP:
+        help();
+        return OPTIONS_DONE;
+    default:
+        /* getopt has said what is wrong. */
+        fputs("Try 'samepaged --help'.\n", stderr);
+        return OPTIONS_BAD;
+    }
+}
+
+enum options_result options_parse(struct options *o, int argc, char **argv) {
+    *o = (struct options){.ready_fd = -1};
+    sp_settings_init(&o->settings);
+    for (int option; (option = getopt_long(argc, argv, "", table, NULL)) != -1;) {
+        enum options_result r = take(o, option, optarg);
+        if (r != OPTIONS_RUN)
+            return r;
+    }
+    if (optind < argc)
+        return bad("%s: no arguments are taken", argv[optind]);
+    if (o->alive && !o->owner_pid)
+        return bad("--alive: needs --owner-pid");
+    return *o->socket ? OPTIONS_RUN : set_default_socket(o);
+}

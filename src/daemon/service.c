@@ -1,0 +1,409 @@
+/* SPDX-License-Identifier: MIT */
+/* See service.h. */
+#include "daemon/service.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "daemon/log.h"
+#include "os/proc.h"
+#include "os/thread.h"
+
+#define SWEEP_BUCKETS 16384
+#define GUARD_NS      UINT64_C(1000000000)
+
+static void *heap_get(void *ctx, size_t bytes) {
+    return calloc(1, bytes);
+}
+
+static void heap_put(void *ctx, void *memory, size_t bytes) {
+    free(memory);
+}
+
+static const struct sp_alloc heap = {.get = heap_get, .put = heap_put};
+
+/* The index tells: memory can be given back. */
+static void on_punch(void *ctx, sp_store_page first, uint64_t n) {
+    struct domain *d = ctx;
+    int r = store_punch(&d->store, first, n);
+    if (r)
+        log_client("giving %llu pages of the store back failed: %s; their memory stays taken",
+                   (unsigned long long)n, strerror(-r));
+}
+
+static struct sp_hint_queue *member_hints(struct member *m) {
+    if (!m->hints)
+        m->hints = calloc(1, sizeof *m->hints);
+    return m->hints;
+}
+
+/* The index tells: the page is worth asking about again. A hint that cannot be kept is only a merge that
+ * comes later. */
+static void on_hint(void *ctx, sp_client client, sp_page page) {
+    struct domain *d = ctx;
+    struct member *m = client < d->by_client_size ? d->by_client[client] : NULL;
+    if (!m || !m->session || !member_hints(m) || !sp_hint_queue_add_page(m->hints, page) || m->hinted)
+        return;
+    m->hinted = true;
+    m->hinted_next = d->service->hinted;
+    d->service->hinted = m;
+}
+
+static void domain_limit(const struct domain *d) {
+    const struct service *s = d->service;
+    uint64_t mbytes = s->settings.v[SP_SETTING_store_max_mbytes];
+    sp_domain_limit(d->index, (mbytes << 20) / SP_PAGE_SIZE, s->paused);
+}
+
+static int domain_new(struct service *s, uid_t uid, struct domain **ret_domain) {
+    uint8_t random[32];
+    struct domain *d = calloc(1, sizeof *d);
+    if (!d)
+        return -ENOMEM;
+    *d = (struct domain){.service = s, .uid = uid};
+    struct sp_domain_events events = {.punch = on_punch, .hint = on_hint, .ctx = d};
+    int r = sp_random(random);
+    if (!r)
+        r = sp_domain_new(&heap, &events, &d->index);
+    if (r) {
+        free(d);
+        return r;
+    }
+    sp_key_init(&d->key, random);
+    explicit_bzero(random, sizeof random);
+    domain_limit(d);
+    *ret_domain = d;
+    return 0;
+}
+
+static void member_free(struct member *m) {
+    struct domain *d = m->domain;
+    if (m->previous)
+        m->previous->next = m->next;
+    else
+        d->members = m->next;
+    if (m->next)
+        m->next->previous = m->previous;
+    d->by_client[m->client] = NULL;
+    store_writer_gone(&d->store, m->segment);
+    family_deinit(&m->family);
+    free(m->hints);
+    free(m);
+}
+
+static void domain_free(struct domain *d) {
+    while (d->members)
+        member_free(d->members);
+    sp_domain_free(d->index);
+    store_deinit(&d->store);
+    free(d->by_client);
+    explicit_bzero(&d->key, sizeof d->key);
+    free(d);
+}
+
+void service_init(struct service *s, const struct sp_settings *settings) {
+    bool guard = settings->v[SP_SETTING_exposure_max_percent] != 0;
+    *s = (struct service){.settings = *settings, .look_ns = UINT64_MAX, .guard_ns = guard ? 0 : UINT64_MAX};
+}
+
+void service_deinit(struct service *s) {
+    while (s->domains) {
+        struct domain *d = s->domains;
+        s->domains = d->next;
+        domain_free(d);
+    }
+}
+
+int service_domain(struct service *s, uid_t uid, struct domain **ret_domain) {
+    struct domain *d = s->domains;
+    while (d && d->uid != uid)
+        d = d->next;
+    if (!d) {
+        int r = domain_new(s, uid, &d);
+        if (r)
+            return r;
+        d->next = s->domains;
+        s->domains = d;
+    }
+    *ret_domain = d;
+    return 0;
+}
+
+uint64_t service_waiting(const struct service *s) {
+    uint64_t waiting = 0;
+    for (const struct domain *d = s->domains; d; d = d->next)
+        waiting += d->waiting;
+    return waiting;
+}
+
+static void look_at(struct service *s, const struct member *m) {
+    if (m->family.look_ns < s->look_ns)
+        s->look_ns = m->family.look_ns;
+}
+
+/* Everybody of a family that holds on without its client has gone. */
+static void member_over(struct member *m) {
+    struct domain *d = m->domain;
+    sp_domain_client_remove(d->index, m->client);
+    d->sweeping = true;
+    d->waiting--;
+    member_free(m);
+}
+
+/* True: the member is still there. */
+static bool member_look(struct member *m, uint64_t now_ns) {
+    uint64_t done = family_look(&m->family, now_ns);
+    if (m->family.gone && !m->family.n) {
+        member_over(m);
+        return false;
+    }
+    if (done)
+        sp_domain_release_done(m->domain->index, m->client, done);
+    return true;
+}
+
+static void families_work(struct service *s, uint64_t now_ns) {
+    if (now_ns < s->look_ns)
+        return;
+    s->look_ns = UINT64_MAX;
+    for (struct domain *d = s->domains; d; d = d->next) {
+        for (struct member *m = d->members, *next; m; m = next) {
+            next = m->next;
+            if (now_ns >= m->family.look_ns && !member_look(m, now_ns))
+                continue;
+            look_at(s, m);
+        }
+    }
+}
+
+/* One step for each domain, so that clients wait for no more than that. True: there is more. */
+static bool sweep_work(struct service *s) {
+    bool more = false;
+    for (struct domain *d = s->domains; d; d = d->next) {
+        if (d->sweeping)
+            d->sweeping = sp_domain_sweep(d->index, SWEEP_BUCKETS);
+        more |= d->sweeping;
+    }
+    return more;
+}
+
+static bool exposure_too_high(const struct service *s) {
+    uint64_t available, total, exposure = 0;
+    if (sp_proc_memory(&available, &total))
+        return s->paused;
+    for (const struct domain *d = s->domains; d; d = d->next) {
+        struct sp_counters c = {{0}};
+        sp_domain_counters(d->index, &c);
+        exposure += c.v[SP_COUNTER_exposure_bytes];
+    }
+    return exposure * 100 > available * s->settings.v[SP_SETTING_exposure_max_percent];
+}
+
+/* What would be needed if everybody wrote at once, against what is there (H15). The memory is the machine's,
+ * so the domains' exposures add up. */
+static void guard_work(struct service *s, uint64_t now_ns) {
+    if (now_ns < s->guard_ns)
+        return;
+    s->guard_ns = now_ns + GUARD_NS;
+    bool paused = exposure_too_high(s);
+    if (paused == s->paused)
+        return;
+    s->paused = paused;
+    s->pause_changed = true;
+    log_line(paused ? "exposure is above its limit: nothing new is shared until it has come down"
+                    : "exposure is below its limit again: sharing goes on");
+    for (const struct domain *d = s->domains; d; d = d->next)
+        domain_limit(d);
+}
+
+uint64_t service_work(struct service *s, uint64_t now_ns) {
+    families_work(s, now_ns);
+    guard_work(s, now_ns);
+    if (sweep_work(s))
+        return now_ns;
+    return s->look_ns < s->guard_ns ? s->look_ns : s->guard_ns;
+}
+
+static int by_client_room(struct domain *d, sp_client client) {
+    if (client < d->by_client_size)
+        return 0;
+    size_t size = d->by_client_size ? d->by_client_size : 16;
+    while (size <= client)
+        size *= 2;
+    struct member **table = reallocarray(d->by_client, size, sizeof(struct member *));
+    if (!table)
+        return -ENOMEM;
+    memset(table + d->by_client_size, 0, (size - d->by_client_size) * sizeof(struct member *));
+    d->by_client = table;
+    d->by_client_size = size;
+    return 0;
+}
+
+static int client_add(struct domain *d, sp_client *ret_client) {
+    sp_client client;
+    int r = sp_domain_client_add(d->index, &client);
+    if (r == -EUSERS) {
+        while (sp_domain_sweep(d->index, SIZE_MAX))
+            ;
+        r = sp_domain_client_add(d->index, &client);
+    }
+    if (r)
+        return r;
+    r = by_client_room(d, client);
+    if (r) {
+        sp_domain_client_remove(d->index, client);
+        return r;
+    }
+    *ret_client = client;
+    return 0;
+}
+
+/* Names end up on terminals. */
+static void name_copy(char *into, const char *from) {
+    size_t i = 0;
+    for (; i < SP_WIRE_NAME_BYTES - 1 && from[i]; i++)
+        into[i] = from[i] >= ' ' && from[i] <= '~' ? from[i] : '?';
+    memset(into + i, 0, SP_WIRE_NAME_BYTES - i);
+}
+
+int member_new(struct domain *d, const struct sp_wire_hello *hello, pid_t pid, int token_fd,
+               struct session *session, struct member **ret_member) {
+    struct member *m = calloc(1, sizeof *m);
+    if (!m)
+        return -ENOMEM;
+    *m = (struct member){
+        .domain = d, .session = session, .pid = pid, .state = hello->state, .segment = STORE_SEGMENT_NONE};
+    name_copy(m->name, hello->name);
+    int r = client_add(d, &m->client);
+    if (!r)
+        r = family_init(&m->family, token_fd);
+    if (r) {
+        if (m->client)
+            sp_domain_client_remove(d->index, m->client);
+        free(m);
+        return r;
+    }
+    d->by_client[m->client] = m;
+    m->next = d->members;
+    if (m->next)
+        m->next->previous = m;
+    d->members = m;
+    d->connected++;
+    *ret_member = m;
+    return 0;
+}
+
+/* Counters that only grow stay with the domain; what describes a state goes with the client. */
+static void counters_keep(struct domain *d, const struct member *m) {
+    static const enum sp_counter totals[] = {
+        SP_COUNTER_pages_merged, SP_COUNTER_pages_broken,      SP_COUNTER_pages_differed,
+        SP_COUNTER_pages_pinned, SP_COUNTER_pages_over_budget, SP_COUNTER_pages_scanned,
+        SP_COUNTER_full_scans,   SP_COUNTER_batches,           SP_COUNTER_errors,
+        SP_COUNTER_cpu_ns,
+    };
+    for (size_t i = 0; i < sizeof totals / sizeof totals[0]; i++)
+        d->gone_counters.v[totals[i]] += m->counters.v[totals[i]];
+    sp_histogram_merge(&d->gone_freezes, &m->freezes);
+}
+
+static void hinted_remove(struct member *m) {
+    struct member **at = &m->domain->service->hinted;
+    while (m->hinted && *at && *at != m)
+        at = &(*at)->hinted_next;
+    if (m->hinted && *at)
+        *at = m->hinted_next;
+    m->hinted = false;
+}
+
+void member_gone(struct member *m, uint64_t now_ns) {
+    struct domain *d = m->domain;
+    domain_note_saved(d);
+    counters_keep(d, m);
+    d->zero_pages -= m->counters.v[SP_COUNTER_ksm_zero_pages];
+    hinted_remove(m);
+    free(m->hints);
+    m->hints = NULL;
+    m->session = NULL;
+    m->state = SP_WIRE_STATE_FAMILY;
+    memset(&m->counters, 0, sizeof m->counters);
+    memset(&m->freezes, 0, sizeof m->freezes);
+    d->connected--;
+    d->waiting++;
+    family_gone(&m->family, now_ns);
+    if (member_look(m, now_ns))
+        look_at(d->service, m);
+}
+
+static struct sp_query query_of(const struct sp_wire_query *q) {
+    return (struct sp_query){.page = {q->page}, .fp = {q->fp}};
+}
+
+void member_ask(struct member *m, const struct sp_wire_queries *q, struct sp_wire_answer *ret_answers) {
+    struct sp_query queries[SP_WIRE_QUERIES_MAX];
+    struct sp_answer answers[SP_WIRE_QUERIES_MAX];
+    for (size_t i = 0; i < q->n; i++)
+        queries[i] = query_of(&q->query[i]);
+    sp_domain_ask(m->domain->index, m->client, queries, q->n, answers);
+    for (size_t i = 0; i < q->n; i++)
+        ret_answers[i] =
+            (struct sp_wire_answer){.kind = (uint32_t)answers[i].kind, .store = answers[i].store.v};
+}
+
+void member_forget(struct member *m, const struct sp_wire_queries *q) {
+    struct sp_query queries[SP_WIRE_QUERIES_MAX];
+    for (size_t i = 0; i < q->n; i++)
+        queries[i] = query_of(&q->query[i]);
+    sp_domain_forget(m->domain->index, m->client, queries, q->n);
+}
+
+int member_release(struct member *m, const struct sp_wire_release *release, int token_fd, uint64_t now_ns,
+                   bool *ret_taken) {
+    struct domain *d = m->domain;
+    int error = release->epoch == m->family.epoch ? 0 : -ESTALE;
+    *ret_taken = false;
+    domain_note_saved(d);
+    for (size_t i = 0; !error && i < release->n; i++) {
+        sp_store_page first = {release->run[i].first};
+        int r = sp_domain_release(d->index, m->client, first, release->run[i].pages, release->epoch);
+        error = error ? error : r;
+    }
+    if (token_fd < 0 || error == -ESTALE)
+        return error;
+    int r = family_next(&m->family, token_fd, now_ns);
+    *ret_taken = r == 0;
+    look_at(d->service, m);
+    return error ? error : r;
+}
+
+void member_report(struct member *m, const struct sp_wire_report *report) {
+    struct domain *d = m->domain;
+    d->zero_pages -= m->counters.v[SP_COUNTER_ksm_zero_pages];
+    m->counters = report->counters;
+    m->freezes = report->freezes;
+    m->state = report->state;
+    d->zero_pages += m->counters.v[SP_COUNTER_ksm_zero_pages];
+    domain_note_saved(d);
+}
+
+void domain_note_saved(struct domain *d) {
+    struct sp_counters c = {{0}};
+    sp_domain_counters(d->index, &c);
+    c.v[SP_COUNTER_ksm_zero_pages] = d->zero_pages;
+    uint64_t saved = sp_counters_saved_bytes(&c);
+    if (saved > d->saved_peak_bytes)
+        d->saved_peak_bytes = saved;
+}
+
+void domain_counters(const struct domain *d, struct sp_counters *ret_counters,
+                     struct sp_histogram *ret_freezes) {
+    struct sp_counters c = {{0}};
+    *ret_freezes = d->gone_freezes;
+    sp_counters_add(&c, &d->gone_counters);
+    for (const struct member *m = d->members; m; m = m->next) {
+        sp_counters_add(&c, &m->counters);
+        sp_histogram_merge(ret_freezes, &m->freezes);
+    }
+    sp_domain_counters(d->index, &c);
+    *ret_counters = c;
+}

@@ -1,0 +1,102 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * What the daemon keeps: one domain for each user, each with its own key, index and store, and the members of
+ * each domain. A member is a client: connected, or gone while its family may still map the store.
+ *
+ * A domain, once made, stays until the daemon ends: its totals are asked for after the last client has gone.
+ * Single-threaded. Nothing here knows of sockets; members are told things through their session's functions.
+ */
+#ifndef SP_DAEMON_SERVICE_H
+#define SP_DAEMON_SERVICE_H
+
+#include <sys/types.h>
+
+#include "core/domain.h"
+#include "core/fingerprint.h"
+#include "daemon/families.h"
+#include "daemon/store.h"
+#include "wire/hints.h"
+#include "wire/message.h"
+
+struct session;
+
+struct member {
+    struct domain *domain;
+    struct member *previous, *next; /* all of the domain */
+    struct session *session;        /* NULL once it has gone */
+    sp_client client;
+    pid_t pid;
+    char name[SP_WIRE_NAME_BYTES]; /* printable */
+    uint32_t state;
+    struct sp_counters counters; /* as last reported */
+    struct sp_histogram freezes;
+    struct family family;
+    uint64_t segment;            /* where it publishes at present: store_place */
+    struct sp_hint_queue *hints; /* NULL: never had one */
+    struct member *hinted_next;  /* in service.hinted */
+    bool hinted;
+};
+
+struct domain {
+    struct service *service;
+    struct domain *next;
+    uid_t uid;
+    struct sp_key key;
+    struct sp_domain *index;
+    struct store store;
+    struct member *members; /* connected ones and waiting families */
+    struct member **by_client;
+    size_t by_client_size;
+    uint64_t connected, waiting; /* how many of each */
+    uint64_t zero_pages;         /* sum over the members' last reports */
+    uint64_t saved_peak_bytes;
+    struct sp_counters gone_counters; /* of clients that have gone: the totals, which only grow */
+    struct sp_histogram gone_freezes;
+    bool sweeping;     /* the index still has entries of clients that have gone */
+    bool write_failed; /* said so in the log */
+};
+
+struct service {
+    struct sp_settings settings;
+    struct domain *domains;
+    struct member *hinted; /* members whose hints wait to be sent */
+    uint64_t look_ns;      /* when the earliest family is due */
+    uint64_t guard_ns;     /* when the exposure is looked at next; UINT64_MAX: no guard */
+    bool paused;           /* by the guard */
+    bool pause_changed;    /* every client is to be told */
+};
+
+void service_init(struct service *s, const struct sp_settings *settings);
+void service_deinit(struct service *s);
+
+/* The user's domain, made when it does not exist. */
+SP_WARN_UNUSED int service_domain(struct service *s, uid_t uid, struct domain **ret_domain);
+/* What is due: families, the sweep of the index, the exposure guard. Returns when there will be more to do
+ * (UINT64_MAX: nothing). */
+uint64_t service_work(struct service *s, uint64_t now_ns);
+/* Families that hold on without a client, in all domains. */
+uint64_t service_waiting(const struct service *s);
+
+/* A client joins. Takes over the token on success. -EINVAL: that is no token; -ENOMEM, -EUSERS. */
+SP_WARN_UNUSED int member_new(struct domain *d, const struct sp_wire_hello *hello, pid_t pid, int token_fd,
+                              struct session *session, struct member **ret_member);
+/* Its session has ended. Freed when its family has gone, perhaps at once. */
+void member_gone(struct member *m, uint64_t now_ns);
+
+void member_ask(struct member *m, const struct sp_wire_queries *q, struct sp_wire_answer *ret_answers);
+void member_forget(struct member *m, const struct sp_wire_queries *q);
+/* Gives references back. `token_fd` (-1: none) begins the next epoch; *ret_taken: it was taken over. Returns
+ * the first error; what could be done was done. */
+SP_WARN_UNUSED int member_release(struct member *m, const struct sp_wire_release *release, int token_fd,
+                                  uint64_t now_ns, bool *ret_taken);
+void member_report(struct member *m, const struct sp_wire_report *report);
+/* publish.c */
+void member_publish(struct member *m, const struct sp_wire_publish *p, struct sp_wire_answer *ret_answers);
+
+/* Brings the domain's peak up to date. */
+void domain_note_saved(struct domain *d);
+/* All counters of the domain: its own, its clients' sum, the totals of those that have gone. */
+void domain_counters(const struct domain *d, struct sp_counters *ret_counters,
+                     struct sp_histogram *ret_freezes);
+
+#endif

@@ -1,0 +1,394 @@
+/* SPDX-License-Identifier: MIT */
+/* See session.h. */
+#include "daemon/session.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+
+#include "daemon/log.h"
+#include "os/socket.h"
+#include "os/thread.h"
+#include "os/uffd.h"
+
+/* Replies waiting for a client beyond which nothing more is read from it. More than a client may have
+ * requests under way, so that one that reads is never stopped. */
+#define QUEUE_MAX 64
+/* Messages read from one client before the others have their turn. */
+#define TURN_MESSAGES 8
+
+static void output_free(struct output *o) {
+    if (o->fd >= 0)
+        (void)sp_close(o->fd);
+    free(o);
+}
+
+static void queue_clear(struct session *s) {
+    while (s->queue) {
+        struct output *o = s->queue;
+        s->queue = o->next;
+        output_free(o);
+    }
+    s->queue_end = &s->queue;
+    s->queued = 0;
+}
+
+static void events_update(struct session *s) {
+    uint32_t events = (s->queue ? EPOLLOUT : 0u) | (s->queued < QUEUE_MAX ? EPOLLIN : 0u);
+    if (s->ended || events == s->events)
+        return;
+    if (host_poll_change(s->all->poll_fd, &s->source, events))
+        session_end(s, -ENOMEM, "waiting for its socket failed");
+    else
+        s->events = events;
+}
+
+static void fill_refused(struct sp_wire_refused *m, int error, const char *reason) {
+    *m = (struct sp_wire_refused){.error = error};
+    sp_wire_header_init(&m->header, SP_WIRE_REFUSED, sizeof *m, 0);
+    snprintf(m->text, sizeof m->text, "%s", reason);
+}
+
+void session_refuse(int fd, int error, const char *reason) {
+    struct sp_wire_refused m;
+    fill_refused(&m, error, reason);
+    struct iovec part = {.iov_base = &m, .iov_len = sizeof m};
+    /* Best effort: the peer sees the end of the connection in any case. */
+    (void)!sp_socket_send(fd, &part, 1, NULL, 0, false);
+}
+
+void session_end(struct session *s, int error, const char *reason) {
+    if (s->ended)
+        return;
+    s->ended = true;
+    if (error) {
+        log_client("session with process %d of uid %u ended: %s; its pages stay as they are", (int)s->pid,
+                   (unsigned)s->uid, reason);
+        session_refuse(s->source.fd, error, reason);
+    }
+    if (s->member)
+        member_gone(s->member, sp_now_ns());
+    s->member = NULL;
+    queue_clear(s);
+    host_poll_remove(s->all->poll_fd, &s->source);
+    (void)sp_close(s->source.fd);
+    if (s->previous)
+        s->previous->next = s->next;
+    else
+        s->all->first = s->next;
+    if (s->next)
+        s->next->previous = s->previous;
+    s->previous = NULL;
+    s->next = s->all->ended;
+    s->all->ended = s;
+    s->all->n--;
+}
+
+void sessions_collect(struct sessions *all) {
+    while (all->ended) {
+        struct session *s = all->ended;
+        all->ended = s->next;
+        free(s);
+    }
+}
+
+void sessions_deinit(struct sessions *all) {
+    while (all->first)
+        session_end(all->first, 0, NULL);
+    sessions_collect(all);
+}
+
+static int send_now(const struct session *s, const void *message, size_t bytes, int fd) {
+    union {
+        const void *in;
+        void *out;
+    } base = {.in = message};
+    struct iovec part = {.iov_base = base.out, .iov_len = bytes};
+    return sp_socket_send(s->source.fd, &part, 1, &fd, fd >= 0, false);
+}
+
+static int queue_add(struct session *s, const void *message, size_t bytes, int fd) {
+    struct output *o = malloc(sizeof *o + bytes);
+    if (!o)
+        return -ENOMEM;
+    *o = (struct output){.fd = -1, .bytes = bytes};
+    memcpy(o->message, message, bytes);
+    if (fd >= 0 && host_duplicate(fd, &o->fd)) {
+        free(o);
+        return -EMFILE;
+    }
+    *s->queue_end = o;
+    s->queue_end = &o->next;
+    s->queued++;
+    return 0;
+}
+
+void session_send(struct session *s, const void *message, size_t bytes, int fd) {
+    if (s->ended)
+        return;
+    int r = s->queue ? -EAGAIN : send_now(s, message, bytes, fd);
+    if (r == -EAGAIN) {
+        r = queue_add(s, message, bytes, fd);
+        if (r)
+            session_end(s, r, "no memory or no descriptor for a reply");
+        else
+            events_update(s);
+    } else if (r) {
+        session_end(s, 0, NULL);
+    }
+}
+
+void session_send_hints(struct session *s) {
+    struct member *m = s->member;
+    _Alignas(8)
+        uint8_t buffer[sizeof(struct sp_wire_hints) + SP_WIRE_HINTS_MAX * sizeof(struct sp_wire_hint)];
+    struct sp_wire_hints *hints = (struct sp_wire_hints *)buffer;
+    while (!s->ended && !s->queue && m && m->hints && !sp_hint_queue_empty(m->hints)) {
+        size_t n = sp_hint_queue_take(m->hints, hints->hint, SP_WIRE_HINTS_MAX);
+        size_t bytes = sizeof *hints + n * sizeof hints->hint[0];
+        sp_wire_header_init(&hints->header, SP_WIRE_HINT, bytes, 0);
+        hints->n = (uint32_t)n;
+        hints->reserved = 0;
+        session_send(s, hints, bytes, -1);
+    }
+}
+
+void sessions_send_pause(struct sessions *all) {
+    struct sp_wire_pause m = {.pause = all->service->paused};
+    sp_wire_header_init(&m.header, SP_WIRE_PAUSE, sizeof m, 0);
+    for (struct session *s = all->first, *next; s; s = next) {
+        next = s->next;
+        /* Who does not read gets it with the next report. */
+        if (s->member && s->queued < QUEUE_MAX)
+            session_send(s, &m, sizeof m, -1);
+    }
+}
+
+static void queue_flush(struct session *s) {
+    while (s->queue) {
+        struct output *o = s->queue;
+        int r = send_now(s, o->message, o->bytes, o->fd);
+        if (r == -EAGAIN)
+            break;
+        if (r) {
+            session_end(s, 0, NULL);
+            return;
+        }
+        s->queue = o->next;
+        if (!s->queue)
+            s->queue_end = &s->queue;
+        s->queued--;
+        output_free(o);
+    }
+    session_send_hints(s);
+    events_update(s);
+}
+
+/* --- what messages ask for -------------------------------------------------------------------------- */
+
+/* A message at hand: checked, with the descriptor that came along (-1: none). A handler that keeps the
+ * descriptor sets it to -1; one that has seen that it is what it should be may close it, anything else is
+ * closed as foreign. */
+struct request {
+    const void *message;
+    int fd;
+};
+
+static uint32_t sequence_of(const struct request *q) {
+    return ((const struct sp_wire_header *)q->message)->sequence;
+}
+
+static void send_result(struct session *s, const struct request *q, int result) {
+    struct sp_wire_result m = {.result = result};
+    sp_wire_header_init(&m.header, SP_WIRE_RESULT, sizeof m, sequence_of(q));
+    session_send(s, &m, sizeof m, -1);
+}
+
+static void send_welcome(struct session *s, const struct request *q) {
+    const struct service *service = s->all->service;
+    struct sp_wire_welcome m = {
+        .client = s->member->client, .pause = service->paused, .key = s->member->domain->key};
+    sp_wire_header_init(&m.header, SP_WIRE_WELCOME, sizeof m, sequence_of(q));
+    memcpy(m.settings, service->settings.v, sizeof m.settings);
+    session_send(s, &m, sizeof m, s->all->uffd_device);
+    explicit_bzero(&m, sizeof m);
+}
+
+static void on_hello(struct session *s, struct request *q) {
+    struct domain *d;
+    if (s->member) {
+        session_end(s, -EPROTO, "a second HELLO");
+        return;
+    }
+    int r = service_domain(s->all->service, s->uid, &d);
+    if (!r)
+        r = member_new(d, q->message, s->pid, q->fd, s, &s->member);
+    if (r) {
+        session_end(s, r, r == -EINVAL ? "no token that the client maps" : strerror(-r));
+        return;
+    }
+    q->fd = -1;
+    send_welcome(s, q);
+}
+
+/* ANSWERS to `n` questions, filled in by the caller. */
+struct answers {
+    struct sp_wire_answers head;
+    struct sp_wire_answer answer[SP_WIRE_QUERIES_MAX];
+};
+
+static void send_answers(struct session *s, const struct request *q, struct answers *a, uint32_t n) {
+    size_t bytes = sizeof a->head + n * sizeof a->answer[0];
+    sp_wire_header_init(&a->head.header, SP_WIRE_ANSWERS, bytes, sequence_of(q));
+    a->head.n = n;
+    a->head.reserved = 0;
+    session_send(s, a, bytes, -1);
+}
+
+static void on_ask(struct session *s, struct request *q) {
+    struct answers a;
+    const struct sp_wire_queries *m = q->message;
+    member_ask(s->member, m, a.answer);
+    send_answers(s, q, &a, m->n);
+}
+
+static void on_publish(struct session *s, struct request *q) {
+    struct answers a;
+    const struct sp_wire_publish *m = q->message;
+    member_publish(s->member, m, a.answer);
+    send_answers(s, q, &a, m->n);
+}
+
+static void on_forget(struct session *s, struct request *q) {
+    member_forget(s->member, q->message);
+    send_result(s, q, 0);
+}
+
+static void on_release(struct session *s, struct request *q) {
+    bool taken;
+    int r = member_release(s->member, q->message, q->fd, sp_now_ns(), &taken);
+    if (r)
+        log_client("process %d of uid %u gave back references in a way that cannot be: %s; they are kept",
+                   (int)s->pid, (unsigned)s->uid, strerror(-r));
+    if (taken)
+        q->fd = -1;
+    struct sp_wire_released m = {.result = r, .epoch_end = taken};
+    sp_wire_header_init(&m.header, SP_WIRE_RELEASED, sizeof m, sequence_of(q));
+    session_send(s, &m, sizeof m, -1);
+}
+
+/* A client reaches the segments of its own domain only (I4). */
+static void on_segment(struct session *s, struct request *q) {
+    const struct sp_wire_segment *request = q->message;
+    int fd = -1;
+    int r = store_descriptor(&s->member->domain->store, request->segment, &fd);
+    struct sp_wire_segment_fd m = {.segment = request->segment, .result = r};
+    sp_wire_header_init(&m.header, SP_WIRE_SEGMENT_FD, sizeof m, sequence_of(q));
+    session_send(s, &m, sizeof m, r ? -1 : fd);
+}
+
+static void on_report(struct session *s, struct request *q) {
+    member_report(s->member, q->message);
+    struct sp_wire_pause m = {.pause = s->all->service->paused};
+    sp_wire_header_init(&m.header, SP_WIRE_REPORTED, sizeof m, sequence_of(q));
+    session_send(s, &m, sizeof m, -1);
+}
+
+/* Fork events need a privilege at this one ioctl only (H3). What events there are to read, and who may read
+ * them, does not change: the descriptor belongs to the client. The feature set is fixed. */
+static void on_uffd_enable(struct session *s, struct request *q) {
+    if (!host_is_userfaultfd(q->fd)) {
+        session_end(s, -EPROTO, "a descriptor that is no userfaultfd");
+        return;
+    }
+    send_result(s, q, sp_uffd_enable(q->fd, SP_UFFD_NEEDED | SP_UFFD_EVENT_FORK));
+    (void)sp_close(q->fd);
+    q->fd = -1;
+}
+
+static void on_status(struct session *s, struct request *q) {
+    session_send_status(s, sequence_of(q));
+}
+
+static const struct {
+    void (*handle)(struct session *s, struct request *q);
+    bool anybody; /* also before HELLO */
+} handlers[] = {
+    [SP_WIRE_HELLO] = {on_hello, true},      [SP_WIRE_ASK] = {on_ask, false},
+    [SP_WIRE_PUBLISH] = {on_publish, false}, [SP_WIRE_FORGET] = {on_forget, false},
+    [SP_WIRE_RELEASE] = {on_release, false}, [SP_WIRE_SEGMENT] = {on_segment, false},
+    [SP_WIRE_REPORT] = {on_report, false},   [SP_WIRE_UFFD_ENABLE] = {on_uffd_enable, false},
+    [SP_WIRE_STATUS] = {on_status, true},
+};
+
+/* A message of `bytes` lies in the shared buffer. */
+static void handle(struct session *s, size_t bytes, int *fds, size_t n_fds) {
+    const char *reason;
+    const struct sp_wire_header *h = (const struct sp_wire_header *)s->all->buffer;
+    struct request q = {.message = h, .fd = n_fds == 1 ? fds[0] : -1};
+    int r = sp_wire_check(h, bytes, n_fds, SP_WIRE_TO_DAEMON, &reason);
+    if (r)
+        session_end(s, r, reason);
+    else if (!s->member && !handlers[h->type].anybody)
+        session_end(s, -EPROTO, "a request before HELLO");
+    else
+        handlers[h->type].handle(s, &q);
+    if (n_fds == 1)
+        fds[0] = q.fd;
+    for (size_t i = 0; i < n_fds; i++)
+        if (fds[i] >= 0)
+            host_close_foreign(fds[i]);
+}
+
+/* False: nothing more to read at present. */
+static bool receive_one(struct session *s) {
+    int fds[SP_SOCKET_FDS];
+    size_t n_fds = 0;
+    ssize_t n = sp_socket_receive(s->source.fd, s->all->buffer, SP_SOCKET_MESSAGE_MAX, fds, &n_fds, 0);
+    if (n == -EAGAIN)
+        return false;
+    if (n == -EMSGSIZE)
+        session_end(s, -EMSGSIZE, "a message or its descriptors do not fit");
+    else if (n <= 0)
+        session_end(s, 0, NULL);
+    else
+        handle(s, (size_t)n, fds, n_fds);
+    return !s->ended;
+}
+
+static void session_ready(struct source *source, uint32_t events) {
+    struct session *s = (struct session *)source;
+    if (!s->ended && events & EPOLLOUT)
+        queue_flush(s);
+    for (int i = 0; !s->ended && events & EPOLLIN && i < TURN_MESSAGES && s->queued < QUEUE_MAX; i++)
+        if (!receive_one(s))
+            break;
+    /* The peer has gone. What it sent before is read first, unless it never took our replies. */
+    if (!s->ended && events & (EPOLLHUP | EPOLLERR) && (!(events & EPOLLIN) || s->queued >= QUEUE_MAX))
+        session_end(s, 0, NULL);
+}
+
+int session_new(struct sessions *all, int fd, pid_t pid, uid_t uid) {
+    struct session *s = calloc(1, sizeof *s);
+    if (!s) {
+        (void)sp_close(fd);
+        return -ENOMEM;
+    }
+    *s = (struct session){
+        .source = {.fd = fd, .ready = session_ready}, .all = all, .pid = pid, .uid = uid, .events = EPOLLIN};
+    s->queue_end = &s->queue;
+    int r = host_poll_add(all->poll_fd, &s->source, s->events);
+    if (r) {
+        (void)sp_close(fd);
+        free(s);
+        return r;
+    }
+    s->next = all->first;
+    if (s->next)
+        s->next->previous = s;
+    all->first = s;
+    all->n++;
+    return 0;
+}

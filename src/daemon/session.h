@@ -1,0 +1,70 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * A session: one connection. It receives messages, has them checked, does what they ask and answers. What is
+ * wrong with a message ends its session, with a line in the log, and nothing else.
+ *
+ * Nothing here waits for a client. What a socket does not take now is queued; while much is queued nothing
+ * more is read from that client, so that a client that does not read costs a bounded amount of memory. Hints
+ * are not queued as messages but merged (wire/hints.h), and sent when the queue is empty.
+ */
+#ifndef SP_DAEMON_SESSION_H
+#define SP_DAEMON_SESSION_H
+
+#include <sys/types.h>
+
+#include "daemon/host.h"
+#include "daemon/service.h"
+
+struct output {
+    struct output *next;
+    int fd; /* to go with it, owned; -1: none */
+    size_t bytes;
+    _Alignas(8) uint8_t message[];
+};
+
+/* What all sessions share. */
+struct sessions {
+    struct service *service;
+    int poll_fd;
+    int uffd_device; /* -1: none */
+    uint64_t started_ns;
+    struct session *first;
+    struct session *ended; /* freed by sessions_collect */
+    uint64_t n, n_max;
+    uint8_t *buffer; /* SP_SOCKET_MESSAGE_MAX, for the message at hand */
+};
+
+struct session {
+    struct source source;
+    struct sessions *all;
+    struct session *previous, *next;
+    pid_t pid; /* the peer's, at connect time */
+    uid_t uid;
+    struct member *member; /* after HELLO */
+    struct output *queue, **queue_end;
+    size_t queued; /* messages */
+    bool ended;
+    uint32_t events; /* that the loop waits for */
+};
+
+/* Takes over the socket, also on failure. */
+SP_WARN_UNUSED int session_new(struct sessions *all, int fd, pid_t pid, uid_t uid);
+/* Ends a session; freed later. With `error` the reason is sent, if possible, and logged. */
+void session_end(struct session *s, int error, const char *reason);
+/* Sends a message, now or later. `fd` (-1: none) stays the caller's. */
+void session_send(struct session *s, const void *message, size_t bytes, int fd);
+/* Sends the hints that wait, if nothing else does. */
+void session_send_hints(struct session *s);
+/* Tells every client whether merging is paused. */
+void sessions_send_pause(struct sessions *all);
+/* Frees what has ended. Not from within a source's ready(). */
+void sessions_collect(struct sessions *all);
+void sessions_deinit(struct sessions *all);
+
+/* Tells a peer that it is refused, on a socket that is no session. */
+void session_refuse(int fd, int error, const char *reason);
+
+/* status.c: the series of replies to STATUS. */
+void session_send_status(struct session *s, uint32_t sequence);
+
+#endif

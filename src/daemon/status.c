@@ -1,0 +1,66 @@
+/* SPDX-License-Identifier: MIT */
+/* The answer to STATUS: root sees all domains, everybody else their own. */
+#include <string.h>
+#include <unistd.h>
+
+#include "daemon/session.h"
+#include "os/thread.h"
+
+static bool visible(const struct session *s, const struct domain *d) {
+    return s->uid == 0 || s->uid == d->uid;
+}
+
+static void send_daemon(struct session *s, uint32_t sequence) {
+    uint64_t n = 0;
+    for (const struct domain *d = s->all->service->domains; d; d = d->next)
+        n += visible(s, d);
+    struct sp_wire_status_daemon m = {.pid = (uint64_t)getpid(),
+                                      .cpu_ns = sp_process_cpu_ns(),
+                                      .rss_bytes = host_resident_bytes(),
+                                      .uptime_ns = sp_now_ns() - s->all->started_ns,
+                                      .n_domains = n};
+    sp_wire_header_init(&m.header, SP_WIRE_STATUS_DAEMON, sizeof m, sequence);
+    session_send(s, &m, sizeof m, -1);
+}
+
+static void send_domain(struct session *s, uint32_t sequence, struct domain *d) {
+    domain_note_saved(d);
+    struct sp_wire_status_domain m = {.uid = d->uid,
+                                      .n_clients = (uint32_t)(d->connected + d->waiting),
+                                      .saved_peak_bytes = d->saved_peak_bytes,
+                                      .store_bytes = store_memory(&d->store),
+                                      .families_waiting = d->waiting};
+    sp_wire_header_init(&m.header, SP_WIRE_STATUS_DOMAIN, sizeof m, sequence);
+    domain_counters(d, &m.counters, &m.freezes);
+    m.saved_bytes = sp_counters_saved_bytes(&m.counters);
+    session_send(s, &m, sizeof m, -1);
+}
+
+static void send_client(struct session *s, uint32_t sequence, const struct member *member) {
+    struct sp_wire_status_client m = {.pid = (uint32_t)member->pid,
+                                      .state = member->state,
+                                      .counters = member->counters,
+                                      .freezes = member->freezes};
+    sp_wire_header_init(&m.header, SP_WIRE_STATUS_CLIENT, sizeof m, sequence);
+    memcpy(m.name, member->name, sizeof m.name);
+    session_send(s, &m, sizeof m, -1);
+}
+
+void session_send_status(struct session *s, uint32_t sequence) {
+    send_daemon(s, sequence);
+    for (struct domain *d = s->all->service->domains; d; d = d->next) {
+        if (!visible(s, d))
+            continue;
+        send_domain(s, sequence, d);
+        for (const struct member *m = d->members, *next; m; m = next) {
+            next = m->next;
+            send_client(s, sequence, m);
+            /* With this session its own member went, which may be the next one. */
+            if (s->ended)
+                return;
+        }
+    }
+    struct sp_wire_empty end;
+    sp_wire_header_init(&end.header, SP_WIRE_STATUS_END, sizeof end, sequence);
+    session_send(s, &end, sizeof end, -1);
+}
