@@ -1,0 +1,163 @@
+/* SPDX-License-Identifier: MIT */
+/* Settings and counters: the two tables. */
+#include "core_test.h"
+
+#include "core/counters.h"
+#include "core/settings.h"
+
+#include <errno.h>
+#include <stdio.h>
+
+static void defaults_are_in_range(void **state) {
+    struct sp_settings s;
+    sp_settings_init(&s);
+    assert_int_equal(sp_settings_check(&s), 0);
+    for (size_t i = 0; i < SP_SETTING_COUNT; i++) {
+        const struct sp_setting_info *info = &sp_setting_info[i];
+        assert_true(s.v[i] == info->value_default);
+        assert_true(info->value_min <= info->value_max);
+        assert_true(strlen(info->name) > 0 && strlen(info->unit) > 0 && strlen(info->meaning) > 0);
+        assert_null(strpbrk(info->name, "=, "));
+    }
+}
+
+static void each_setting_is_parsed_at_its_limits(void **state) {
+    for (size_t i = 0; i < SP_SETTING_COUNT; i++) {
+        const struct sp_setting_info *info = &sp_setting_info[i];
+        const uint64_t good[] = {info->value_min, info->value_default, info->value_max};
+        for (size_t k = 0; k < 3; k++) {
+            struct sp_settings s;
+            char text[128];
+            sp_settings_init(&s);
+            (void)snprintf(text, sizeof text, "%s=%llu", info->name, (unsigned long long)good[k]);
+            assert_int_equal(sp_settings_parse(&s, text, NULL, 0), 0);
+            assert_true(s.v[i] == good[k]);
+            assert_int_equal(sp_settings_check(&s), 0);
+        }
+        struct sp_settings s;
+        sp_settings_init(&s);
+        s.v[i] = info->value_max + 1;
+        assert_int_equal(sp_settings_check(&s), -ERANGE);
+        s.v[i] = info->value_min - 1; /* wraps when the minimum is 0 */
+        assert_int_equal(sp_settings_check(&s), -ERANGE);
+    }
+}
+
+static void lists_are_parsed_and_the_last_wins(void **state) {
+    struct sp_settings s;
+    sp_settings_init(&s);
+    assert_int_equal(sp_settings_parse(&s, "map_percent=10,use_zero_pages=0,map_percent=020", NULL, 0), 0);
+    assert_true(s.v[SP_SETTING_map_percent] == 20);
+    assert_true(s.v[SP_SETTING_use_zero_pages] == 0);
+    assert_true(s.v[SP_SETTING_freeze_micros] == 150);
+}
+
+static void wrong_texts_are_refused_and_change_nothing(void **state) {
+    static const struct {
+        const char *text;
+        int result;
+        const char *says;
+    } wrong[] = {
+        {"", -EINVAL, "KEY=VALUE"},
+        {",", -EINVAL, "KEY=VALUE"},
+        {"=", -EINVAL, "KEY=VALUE"},
+        {"=5", -EINVAL, "KEY=VALUE"},
+        {"map_percent", -EINVAL, "'map_percent'"},
+        {"map_percent=10,", -EINVAL, "KEY=VALUE"},
+        {"map_percent=10,,map_percent=11", -EINVAL, "KEY=VALUE"},
+        {"map_percent=", -EINVAL, "0 to 95"},
+        {"map_percent=ten", -EINVAL, "0 to 95"},
+        {"map_percent=10x", -EINVAL, "'10x'"},
+        {"map_percent= 10", -EINVAL, "' 10'"},
+        {"map_percent=+10", -EINVAL, "'+10'"},
+        {"map_percent=0x10", -EINVAL, "'0x10'"},
+        {"map_percent=10=10", -EINVAL, "'10=10'"},
+        {"map_percent=-1", -EINVAL, "0 to 95"},
+        {"map_percent=96", -ERANGE, "0 to 95 (percent)"},
+        {"map_percent=18446744073709551616", -ERANGE, "0 to 95"},
+        {"map_percent=99999999999999999999999999x", -EINVAL, "0 to 95"},
+        {"freeze_micros=19", -ERANGE, "20 to 100000 (us)"},
+        {"use_zero_pages=2", -ERANGE, "0 to 1"},
+        {"map_percen=10", -ENOENT, "map_percent"},
+        {"map_percents=10", -ENOENT, "'map_percents'"},
+        {"MAP_PERCENT=10", -ENOENT, "unknown"},
+        {" map_percent=10", -ENOENT, "unknown"},
+        {"map_percent=10,nonsense=1", -ENOENT, "'nonsense'"},
+        {"\033[2J\n=1", -ENOENT, "'?[2J?'"},
+    };
+    for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
+        struct sp_settings s, before;
+        char error[1024] = "untouched";
+        sp_settings_init(&s);
+        before = s;
+        assert_int_equal(sp_settings_parse(&s, wrong[i].text, error, sizeof error), wrong[i].result);
+        assert_memory_equal(&s, &before, sizeof s);
+        if (!strstr(error, wrong[i].says))
+            fail_msg("'%s': '%s' does not say '%s'", wrong[i].text, error, wrong[i].says);
+        assert_null(strchr(error, '\n'));
+        assert_int_equal(sp_settings_parse(&s, wrong[i].text, NULL, 0), wrong[i].result);
+    }
+}
+
+static void error_text_fits(void **state) {
+    char long_text[4096], error[64];
+    struct sp_settings s;
+    sp_settings_init(&s);
+    memset(long_text, 'k', sizeof long_text);
+    long_text[sizeof long_text - 1] = '\0';
+    for (size_t bytes = 0; bytes <= 40; bytes++) {
+        memset(error, '#', sizeof error);
+        assert_int_equal(sp_settings_parse(&s, long_text, error, bytes), -EINVAL);
+        for (size_t i = bytes; i < sizeof error; i++)
+            assert_int_equal(error[i], '#');
+        assert_true(bytes == 0 || memchr(error, '\0', bytes) != NULL);
+    }
+    memcpy(long_text + 100, "=1", 3);
+    assert_int_equal(sp_settings_parse(&s, long_text, error, sizeof error), -ENOENT);
+    assert_non_null(strstr(error, "..."));
+}
+
+static void counters_add_only_what_clients_own(void **state) {
+    struct sp_counters into, from;
+    for (size_t i = 0; i < SP_COUNTER_COUNT; i++) {
+        into.v[i] = 1000 + i;
+        from.v[i] = 7 * i + 1;
+    }
+    sp_counters_add(&into, &from);
+    for (size_t i = 0; i < SP_COUNTER_COUNT; i++) {
+        bool client = sp_counter_info[i].owner == SP_COUNTER_CLIENT;
+        assert_true(into.v[i] == 1000 + i + (client ? 7 * i + 1 : 0));
+    }
+    assert_string_equal(sp_counter_info[SP_COUNTER_pages_sharing].name, "pages_sharing");
+    assert_int_equal(sp_counter_info[SP_COUNTER_pages_sharing].owner, SP_COUNTER_DOMAIN);
+    assert_int_equal(sp_counter_info[SP_COUNTER_cpu_ns].owner, SP_COUNTER_CLIENT);
+}
+
+static void profit_is_never_negative(void **state) {
+    struct sp_counters c = {0};
+    assert_true(sp_counters_general_profit(&c) == 0);
+    c.v[SP_COUNTER_pages_sharing] = 10;
+    c.v[SP_COUNTER_ksm_zero_pages] = 5;
+    assert_true(sp_counters_saved_bytes(&c) == 15 * 4096);
+    assert_true(sp_counters_general_profit(&c) == 15 * 4096);
+    c.v[SP_COUNTER_index_bytes] = 4096;
+    c.v[SP_COUNTER_own_bytes] = 4096;
+    assert_true(sp_counters_general_profit(&c) == 13 * 4096);
+    c.v[SP_COUNTER_mappings] = 1;
+    assert_true(sp_counters_general_profit(&c) < 13 * 4096);
+    c.v[SP_COUNTER_own_bytes] = UINT64_C(1) << 40;
+    assert_true(sp_counters_general_profit(&c) == 0);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(defaults_are_in_range),
+        cmocka_unit_test(each_setting_is_parsed_at_its_limits),
+        cmocka_unit_test(lists_are_parsed_and_the_last_wins),
+        cmocka_unit_test(wrong_texts_are_refused_and_change_nothing),
+        cmocka_unit_test(error_text_fits),
+        cmocka_unit_test(counters_add_only_what_clients_own),
+        cmocka_unit_test(profit_is_never_negative),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
