@@ -1,0 +1,321 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * PAGEMAP_SCAN: which pages are reported and armed, and that neither holes nor mappings of no concern are
+ * touched.
+ */
+#include "os_test.h"
+
+#include "os/store.h"
+
+#define N 512
+
+static int uffd, pagemap;
+static char *region;
+
+static int setup(void **state) {
+    uffd = uffd_new(0);
+    must(sp_pagemap_open(&pagemap), "pagemap");
+    region = pages_new(N);
+    return 0;
+}
+
+static int teardown(void **state) {
+    close(uffd);
+    close(pagemap);
+    pages_free(region, N);
+    return 0;
+}
+
+static struct sp_range found[N];
+static size_t n_found;
+
+/* The whole region in one call. */
+static size_t scan(enum sp_pagemap_query query) {
+    uint64_t next;
+    assert_int_equal(sp_pagemap_scan(pagemap, query, AT(region, 0), AT(region, N), found, N, &n_found, &next),
+                     0);
+    assert_int_equal(next, AT(region, N));
+    size_t pages = 0;
+    for (size_t i = 0; i < n_found; i++)
+        pages += (found[i].end - found[i].start) / PAGE;
+    return pages;
+}
+
+static bool in_found(size_t page) {
+    for (size_t i = 0; i < n_found; i++)
+        if (AT(region, page) >= found[i].start && AT(region, page) < found[i].end)
+            return true;
+    return false;
+}
+
+static void watch(void) {
+    assert_int_equal(sp_uffd_register(uffd, AT(region, 0), N * PAGE, SP_UFFD_MODE_WP), 0);
+}
+
+static void reports_written_pages_once(void **state) {
+    watch();
+    pages_fill(region, N, 1);
+    assert_int_equal(scan(SP_PAGEMAP_WRITTEN), N);
+    assert_int_equal(n_found, 1);
+    assert_int_equal(scan(SP_PAGEMAP_WRITTEN), 0);
+    region[7 * PAGE] = 1;
+    region[9 * PAGE] = 1;
+    assert_int_equal(scan(SP_PAGEMAP_WRITTEN), 2);
+    assert_true(in_found(7) && in_found(9));
+    assert_int_equal(scan(SP_PAGEMAP_WRITTEN), 0);
+    volatile char c = region[7 * PAGE];
+    (void)c;
+    assert_int_equal(scan(SP_PAGEMAP_WRITTEN), 0);
+}
+
+static void peeking_does_not_arm(void **state) {
+    watch();
+    pages_fill(region, N, 1);
+    assert_int_equal(scan(SP_PAGEMAP_WRITTEN), N);
+    region[3 * PAGE] = 1;
+    assert_int_equal(scan(SP_PAGEMAP_PEEK), 1);
+    assert_int_equal(scan(SP_PAGEMAP_PEEK), 1);
+    assert_int_equal(scan(SP_PAGEMAP_WRITTEN), 1);
+    assert_int_equal(scan(SP_PAGEMAP_PEEK), 0);
+}
+
+/* Writes of the kernel on behalf of the program count. */
+static void system_calls_count_as_writes(void **state) {
+    int p[2];
+    watch();
+    pages_fill(region, N, 1);
+    scan(SP_PAGEMAP_WRITTEN);
+    assert_int_equal(pipe(p), 0);
+    assert_int_equal(write(p[1], "x", 1), 1);
+    assert_int_equal(read(p[0], region + 11 * PAGE, 1), 1);
+    close(p[0]);
+    close(p[1]);
+    assert_int_equal(scan(SP_PAGEMAP_WRITTEN), 1);
+    assert_true(in_found(11));
+}
+
+static void holes_are_not_reported_and_written_when_filled(void **state) {
+    watch();
+    assert_int_equal(scan(SP_PAGEMAP_WRITTEN), 0);
+    region[100 * PAGE] = 1;
+    assert_int_equal(scan(SP_PAGEMAP_WRITTEN), 1);
+    assert_true(in_found(100));
+    assert_int_equal(scan(SP_PAGEMAP_PRESENT), 1);
+}
+
+/* Every second page: more ranges than fit in the caller's vector, or in the buffer on the stack. */
+static void goes_on_where_the_vector_was_full(void **state) {
+    watch();
+    for (size_t i = 0; i < N; i += 2)
+        region[i * PAGE] = 1;
+    assert_int_equal(scan(SP_PAGEMAP_PEEK), N / 2);
+    assert_int_equal(n_found, N / 2);
+
+    uint64_t at = AT(region, 0);
+    size_t total = 0, calls = 0;
+    while (at < AT(region, N)) {
+        struct sp_range three[3];
+        size_t n;
+        assert_int_equal(sp_pagemap_scan(pagemap, SP_PAGEMAP_WRITTEN, at, AT(region, N), three, 3, &n, &at),
+                         0);
+        for (size_t i = 0; i < n; i++) {
+            assert_int_equal(three[i].start, AT(region, 2 * total));
+            assert_int_equal(three[i].end, AT(region, 2 * total + 1));
+            total++;
+        }
+        calls++;
+    }
+    assert_int_equal(total, N / 2);
+    assert_true(calls >= N / 2 / 3);
+    assert_int_equal(scan(SP_PAGEMAP_WRITTEN), 0);
+}
+
+static uint64_t entry(size_t page) {
+    uint64_t e;
+    assert_int_equal(pread(pagemap, &e, 8, (off_t)(AT(region, page) / PAGE * 8)), 8);
+    return e;
+}
+
+#define ENTRY_WP (UINT64_C(1) << 57)
+
+/* In the range: a mapping that is not registered, and a private mapping of a store with a broken page. */
+static void other_mappings_are_passed_over(void **state) {
+    struct sp_segment store;
+    assert_int_equal(sp_segment_init(&store), 0);
+    assert_int_equal(sp_map_store(AT(region, 64), 64 * PAGE, store.fd_shared, 0), 0);
+    pages_fill(region, N, 1);
+    assert_int_equal(sp_uffd_register(uffd, AT(region, 0), 64 * PAGE, SP_UFFD_MODE_WP), 0);
+    assert_int_equal(sp_uffd_register(uffd, AT(region, 256), 256 * PAGE, SP_UFFD_MODE_WP), 0);
+
+    assert_int_equal(scan(SP_PAGEMAP_WRITTEN), 64 + 256);
+    assert_false(in_found(64) || in_found(127) || in_found(128) || in_found(255));
+    for (size_t i = 0; i < N; i++)
+        assert_int_equal((entry(i) & ENTRY_WP) != 0, i < 64 || i >= 256);
+    pages_fill(region, N, 2);
+    for (size_t i = 0; i < N; i++)
+        assert_true(page_is(region + i * PAGE, 2, i));
+    sp_segment_deinit(&store);
+}
+
+static void unmapped_ranges_are_passed_over(void **state) {
+    watch();
+    pages_fill(region, N, 1);
+    must(sp_unmap(region + 10 * PAGE, 20 * PAGE), "unmap");
+    assert_int_equal(scan(SP_PAGEMAP_WRITTEN), N - 20);
+    assert_int_equal(n_found, 2);
+    must(sp_map_fresh(AT(region, 10), 20 * PAGE, PROT_READ | PROT_WRITE), "map");
+}
+
+static uint64_t page_table_kib(void) {
+    char line[128];
+    uint64_t kib = UINT64_MAX;
+    FILE *f = fopen("/proc/self/status", "re");
+    while (f && fgets(line, sizeof(line), f))
+        if (sscanf(line, "VmPTE: %lu", &kib) == 1)
+            break;
+    if (f)
+        fclose(f);
+    return kib;
+}
+
+/* H16: one page in 32 TiB. The work done is seen by the page tables, which must not grow. */
+static void a_huge_sparse_mapping_costs_nothing(void **state) {
+    size_t bytes = (size_t)32 << 40;
+    char *sparse =
+        mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    assert_ptr_not_equal(sparse, MAP_FAILED);
+    assert_int_equal(madvise(sparse, bytes, MADV_NOHUGEPAGE), 0);
+    char *page = sparse + bytes / 2 + 5 * PAGE;
+    *page = 1;
+    assert_int_equal(sp_uffd_register(uffd, (uintptr_t)sparse, bytes, SP_UFFD_MODE_WP), 0);
+
+    uint64_t before_kib = page_table_kib();
+    for (int round = 0; round < 3; round++) {
+        struct sp_range r[4];
+        size_t n;
+        uint64_t next;
+        *page = (char)round;
+        assert_int_equal(sp_pagemap_scan(pagemap, SP_PAGEMAP_WRITTEN, (uintptr_t)sparse,
+                                         (uintptr_t)sparse + bytes, r, 4, &n, &next),
+                         0);
+        assert_int_equal(n, 1);
+        assert_int_equal(r[0].start, (uintptr_t)page);
+        assert_int_equal(r[0].end, (uintptr_t)page + PAGE);
+        assert_int_equal(next, (uintptr_t)sparse + bytes);
+    }
+    assert_true(page_table_kib() <= before_kib + 8);
+    munmap(sparse, bytes);
+}
+
+static void broken_pages_are_found(void **state) {
+    struct sp_segment store;
+    assert_int_equal(sp_segment_init(&store), 0);
+    pages_fill(region, N, 3);
+    assert_int_equal(sp_segment_write_many(&store, 0, region, N), 0);
+    assert_int_equal(sp_map_store(AT(region, 0), N * PAGE, store.fd_shared, 0), 0);
+    assert_int_equal(scan(SP_PAGEMAP_BROKEN), 0); /* nothing present yet */
+    for (size_t i = 0; i < N; i++)
+        assert_true(page_is(region + i * PAGE, 3, i));
+    assert_int_equal(scan(SP_PAGEMAP_PRESENT), N);
+    assert_int_equal(scan(SP_PAGEMAP_BROKEN), 0); /* read, not written */
+    region[5 * PAGE] = 1;
+    region[6 * PAGE] = 1;
+    region[100 * PAGE] = 1;
+    assert_int_equal(scan(SP_PAGEMAP_BROKEN), 3);
+    assert_int_equal(n_found, 2);
+    assert_true(in_found(5) && in_found(6) && in_found(100));
+    sp_segment_deinit(&store);
+}
+
+/* A store mapping that is registered for tracking: an armed entry that is zapped leaves a marker, which
+ * reports SWAPPED, so it looks broken though it is not. */
+static void armed_and_zapped_looks_broken(void **state) {
+    struct sp_segment store;
+    assert_int_equal(sp_segment_init(&store), 0);
+    pages_fill(region, N, 3);
+    assert_int_equal(sp_segment_write_many(&store, 0, region, N), 0);
+    assert_int_equal(sp_map_store(AT(region, 0), N * PAGE, store.fd_shared, 0), 0);
+    watch();
+    assert_int_equal(sp_advise(AT(region, 0), N * PAGE, MADV_POPULATE_READ), 0);
+    assert_int_equal(scan(SP_PAGEMAP_WRITTEN), N);
+    assert_int_equal(scan(SP_PAGEMAP_WRITTEN), 0);
+    assert_int_equal(scan(SP_PAGEMAP_BROKEN), 0);
+    region[5 * PAGE] = 1;
+    assert_int_equal(scan(SP_PAGEMAP_WRITTEN), 1);
+    assert_true(in_found(5));
+    assert_int_equal(scan(SP_PAGEMAP_BROKEN), 1);
+    assert_int_equal(sp_segment_punch(&store, 8, 1), 0);
+    scan(SP_PAGEMAP_BROKEN);
+    assert_true(in_found(5));
+    assert_true(in_found(8));
+    sp_segment_deinit(&store);
+}
+
+static void huge_pages_are_told_apart(void **state) {
+    void *p;
+    assert_int_equal(sp_map_new(2 * SP_WINDOW_SIZE, SP_WINDOW_SIZE, &p), 0);
+    assert_int_equal((uintptr_t)p % SP_WINDOW_SIZE, 0);
+    assert_int_equal(sp_advise((uintptr_t)p, 2 * SP_WINDOW_SIZE, MADV_NOHUGEPAGE), 0);
+    memset(p, 1, 2 * SP_WINDOW_SIZE);
+    assert_int_equal(sp_advise((uintptr_t)p, SP_WINDOW_SIZE, MADV_HUGEPAGE), 0);
+    int r = sp_advise((uintptr_t)p, SP_WINDOW_SIZE, MADV_COLLAPSE);
+    if (r < 0) {
+        print_message("no huge page to be had: %s\n", strerror(-r));
+        skip();
+    }
+    struct sp_range range;
+    size_t n;
+    uint64_t next;
+    assert_int_equal(sp_pagemap_scan(pagemap, SP_PAGEMAP_HUGE, (uintptr_t)p,
+                                     (uintptr_t)p + 2 * SP_WINDOW_SIZE, &range, 1, &n, &next),
+                     0);
+    assert_int_equal(n, 1);
+    assert_int_equal(range.start, (uintptr_t)p);
+    assert_int_equal(range.end, (uintptr_t)p + SP_WINDOW_SIZE);
+    must(sp_unmap(p, 2 * SP_WINDOW_SIZE), "unmap");
+}
+
+static void exclusive_is_for_present_pages(void **state) {
+    assert_int_equal(sp_pagemap_exclusive(pagemap, (sp_page){AT(region, 0) / PAGE}), 0);
+    region[0] = 1;
+    assert_int_equal(sp_pagemap_exclusive(pagemap, (sp_page){AT(region, 0) / PAGE}), 1);
+    assert_int_equal(sp_pagemap_exclusive(pagemap, (sp_page){1}), 0);
+}
+
+static void wrong_questions_are_refused(void **state) {
+    struct sp_range r;
+    size_t n = 9;
+    uint64_t next = 9;
+    assert_int_equal(
+        sp_pagemap_scan(pagemap, SP_PAGEMAP_PRESENT, AT(region, 0) + 1, AT(region, 1), &r, 1, &n, &next),
+        -EINVAL);
+    assert_int_equal(sp_pagemap_scan(-1, SP_PAGEMAP_PRESENT, AT(region, 0), AT(region, 1), &r, 1, &n, &next),
+                     -EBADF);
+    assert_int_equal(
+        sp_pagemap_scan(pagemap, SP_PAGEMAP_PRESENT, AT(region, 0), AT(region, 1), &r, 0, &n, &next),
+        -EINVAL);
+    assert_int_equal(n, 9);
+    assert_int_equal(next, 9);
+}
+
+#define TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        TEST(reports_written_pages_once),
+        TEST(peeking_does_not_arm),
+        TEST(system_calls_count_as_writes),
+        TEST(holes_are_not_reported_and_written_when_filled),
+        TEST(goes_on_where_the_vector_was_full),
+        TEST(other_mappings_are_passed_over),
+        TEST(unmapped_ranges_are_passed_over),
+        TEST(a_huge_sparse_mapping_costs_nothing),
+        TEST(broken_pages_are_found),
+        TEST(armed_and_zapped_looks_broken),
+        TEST(huge_pages_are_told_apart),
+        TEST(exclusive_is_for_present_pages),
+        TEST(wrong_questions_are_refused),
+    };
+    require_uffd();
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
