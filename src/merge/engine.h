@@ -106,6 +106,10 @@ void sp_engine_attributes_locked(struct sp_engine *e, uint64_t start, uint64_t e
  * sp_engine_remove_locked for the old range and sp_engine_add_locked for the new one instead where it had to
  * be unmerged. */
 
+/* The protection of the range changed (mprotect succeeded): only memory that is both readable and writable is
+ * read and merged (H22). -ENOMEM: the range was taken out of the registration instead. */
+SP_WARN_UNUSED int sp_engine_protection_locked(struct sp_engine *e, uint64_t start, uint64_t end, int prot);
+
 /* Whether any part of the range is registered. Cheap when nothing is registered at all. May be called without
  * the lock as a first look. */
 bool sp_engine_overlaps(const struct sp_engine *e, uint64_t start, uint64_t end);

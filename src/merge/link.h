@@ -86,6 +86,14 @@ struct sp_link_ops {
 
 struct sp_link {
     const struct sp_link_ops *ops;
+    /*
+     * Set by the worker after the link was made. While a link waits for a reply it also watches `idle_fd`
+     * (-1: nothing) and calls idle() when that is readable: the userfaultfd, whose fork events keep a forking
+     * thread of the application waiting until they are read (H3).
+     */
+    int idle_fd;
+    void (*idle)(void *ctx);
+    void *idle_ctx;
 };
 
 #endif

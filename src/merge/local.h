@@ -10,4 +10,8 @@ SP_WARN_UNUSED int sp_local_link_new(const struct sp_settings *settings, struct 
 /* The DOMAIN counters of the in-process domain. */
 void sp_local_link_counters(struct sp_link *l, struct sp_counters *into);
 
+/* A userfaultfd with all that the worker needs, and fork events where we have the right to them: for links
+ * that need no help. Errors of sp_uffd_new and sp_uffd_enable. */
+SP_WARN_UNUSED int sp_uffd_for_worker(int dev_fd, int *ret_fd, bool *ret_fork_events);
+
 #endif

@@ -25,9 +25,12 @@ struct query {
 };
 
 static const struct query queries[] = {
+    /* A page that was only read is the kernel's shared page of zeros: there is nothing to gain in it. */
     [SP_PAGEMAP_WRITTEN] = {.flags = PM_SCAN_WP_MATCHING,
-                            .mask = PAGE_IS_WPALLOWED | PAGE_IS_WRITTEN | PAGE_IS_PRESENT},
-    [SP_PAGEMAP_PEEK] = {.mask = PAGE_IS_WPALLOWED | PAGE_IS_WRITTEN | PAGE_IS_PRESENT},
+                            .inverted = PAGE_IS_PFNZERO,
+                            .mask = PAGE_IS_WPALLOWED | PAGE_IS_WRITTEN | PAGE_IS_PRESENT | PAGE_IS_PFNZERO},
+    [SP_PAGEMAP_PEEK] = {.inverted = PAGE_IS_PFNZERO,
+                         .mask = PAGE_IS_WPALLOWED | PAGE_IS_WRITTEN | PAGE_IS_PRESENT | PAGE_IS_PFNZERO},
     [SP_PAGEMAP_PRESENT] = {.mask = PAGE_IS_PRESENT},
     [SP_PAGEMAP_BROKEN] = {.inverted = PAGE_IS_FILE,
                            .mask = PAGE_IS_FILE,

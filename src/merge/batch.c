@@ -1,0 +1,361 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The primitive. Order of the steps, and why:
+ *
+ *   register MISSING on exactly the runs   or an access to a frozen page would find a hole and see zeros
+ *   MOVE to scratch                        the freeze; refuses what is pinned or shared with a child
+ *   compare with the store                 the decision (I1)
+ *   mmap over the equal ones               from here the store is what the application sees
+ *   MOVE or COPY the others back
+ *   unregister and register WP again       ends MISSING on what stays anonymous; wakes
+ *   wake                                   whoever slept on one of them looks again
+ *
+ * A fork by another thread (H3) copies the page tables in one go under the kernel's mmap lock. If it came
+ * while pages were in scratch, the child lacks them. With SP_UFFD_EVENT_FORK the forking thread waits until
+ * the event is read here, and the kernel refuses every MOVE and COPY (EAGAIN) until then; so nothing can be
+ * put back, or frozen anew, before the child was given what it lacks.
+ */
+#include "merge/batch.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "core/fingerprint.h"
+#include "os/mapping.h"
+#include "os/proc.h"
+#include "os/socket.h"
+#include "os/thread.h"
+#include "os/uffd.h"
+
+/* A comparison of our own: between freeze and thaw no call may go through lazy binding (H2), and memcmp is
+ * bound late in a program without -z now. */
+static bool page_equal(const uint8_t *a, const uint8_t *b) {
+    const uint64_t *x = (const uint64_t *)(const void *)a, *y = (const uint64_t *)(const void *)b;
+    for (size_t i = 0; i < SP_PAGE_SIZE / 8; i += 32) {
+        uint64_t d = 0;
+        for (size_t k = 0; k < 32; k++)
+            d |= x[i + k] ^ y[i + k];
+        if (d)
+            return false;
+    }
+    return true;
+}
+
+static uintptr_t slot_address(const struct sp_batch *b, unsigned slot) {
+    return b->base + (uint64_t)slot * SP_PAGE_SIZE;
+}
+
+static uintptr_t slot_scratch(const struct sp_batch *b, unsigned slot) {
+    return (uintptr_t)b->scratch + (uint64_t)slot * SP_PAGE_SIZE;
+}
+
+static void mark(struct sp_batch *b, unsigned first, unsigned last, enum sp_outcome outcome) {
+    for (unsigned i = first; i < last; i++)
+        b->outcome[i] = (uint8_t)outcome;
+}
+
+/* Gives a child what it lacks of one page. Errors: the page is there (EEXIST), the mapping or the child is
+ * not: all fine. */
+static void child_copy(int child, uintptr_t address, const void *source) {
+    int unused = sp_uffd_copy(child, address, source, SP_PAGE_SIZE);
+    (void)unused;
+}
+
+/*
+ * What a frozen page holds is in scratch, or, once it was found equal, in the store. Scratch is read only
+ * where a page is in it: a hole in it would put us to sleep for ever (H2). Pages of zeros need nothing: a
+ * hole reads the same.
+ */
+static void child_repair(int child, const struct sp_batch *b) {
+    for (size_t k = 0; k < b->n; k++) {
+        const struct sp_batch_run *run = &b->runs[k];
+        for (unsigned i = 0; i < run->pages; i++) {
+            unsigned slot = run->slot + i;
+            if (b->outcome[slot] == SP_OUTCOME_MERGED)
+                child_copy(child, slot_address(b, slot), run->expected + i * SP_PAGE_SIZE);
+            else if (sp_bits_get(&b->in_scratch, slot))
+                child_copy(child, slot_address(b, slot), (const void *)slot_scratch(b, slot));
+        }
+    }
+}
+
+static unsigned forks_read(int uffd, const struct sp_batch *b) {
+    unsigned children = 0;
+    for (;;) {
+        int child = -1;
+        int event = sp_uffd_read(uffd, &child);
+        if (event <= 0)
+            return children;
+        if (event != SP_UFFD_FORKED)
+            continue;
+        children++;
+        if (b)
+            child_repair(child, b);
+        /* Closing it ends the child's registration and wakes it. */
+        int unused = sp_close(child);
+        (void)unused;
+    }
+}
+
+unsigned sp_batch_forks(int uffd) {
+    return uffd < 0 ? 0 : forks_read(uffd, NULL);
+}
+
+/* A call was refused because a fork event waits to be read: reads it, waiting for it if it is still on its
+ * way. False: it does not come. */
+static bool fork_pending(struct sp_batch *b) {
+    if (!b->fork_events)
+        return false;
+    for (unsigned tries = 0; tries < 1000; tries++) {
+        unsigned children = forks_read(b->uffd, b);
+        if (children) {
+            b->forks += children;
+            return true;
+        }
+        if (sp_wait_readable(&b->uffd, 1, UINT64_C(1000000)) < 0)
+            return false;
+    }
+    return false;
+}
+
+static enum sp_outcome move_refusal(int error) {
+    switch (error) {
+    case -EBUSY:
+    case -EAGAIN:
+        return SP_OUTCOME_BUSY;
+    case -ENOENT:
+        return SP_OUTCOME_GONE;
+    default:
+        return SP_OUTCOME_REFUSED;
+    }
+}
+
+/* Moves a run to scratch. Pages that went are marked CHANGED until the comparison says otherwise. */
+static void run_freeze(struct sp_batch *b, const struct sp_batch_run *run) {
+    if (sp_uffd_register(b->uffd, slot_address(b, run->slot), run->pages * SP_PAGE_SIZE,
+                         SP_UFFD_MODE_MISSING | SP_UFFD_MODE_WP)) {
+        mark(b, run->slot, run->slot + run->pages, SP_OUTCOME_REFUSED);
+        return;
+    }
+    unsigned slot = run->slot, end = run->slot + run->pages, retries = 0;
+    while (slot < end) {
+        size_t moved = 0;
+        int error = sp_uffd_move(b->uffd, slot_scratch(b, slot), slot_address(b, slot),
+                                 (end - slot) * SP_PAGE_SIZE, &moved);
+        unsigned pages = (unsigned)(moved / SP_PAGE_SIZE);
+        mark(b, slot, slot + pages, SP_OUTCOME_CHANGED);
+        for (unsigned i = slot; i < slot + pages; i++)
+            sp_bits_set(&b->in_scratch, i);
+        slot += pages;
+        if (!error)
+            return;
+        if (pages) /* stopped early: asked again, the kernel says why */
+            continue;
+        if (error == -EAGAIN && retries++ < 16 && (fork_pending(b) || !b->fork_events))
+            continue;
+        b->outcome[slot++] = (uint8_t)move_refusal(error);
+    }
+}
+
+/* Where the content to be compared is. */
+static const uint8_t *page_content(const struct sp_batch *b, unsigned slot) {
+    return (const uint8_t *)(b->uffd >= 0 ? slot_scratch(b, slot) : slot_address(b, slot));
+}
+
+static void run_verify(struct sp_batch *b, const struct sp_batch_run *run) {
+    for (unsigned i = 0; i < run->pages; i++) {
+        unsigned slot = run->slot + i;
+        if (b->outcome[slot] != SP_OUTCOME_CHANGED)
+            continue;
+        const uint8_t *content = page_content(b, slot);
+        if (!run->expected)
+            b->outcome[slot] = sp_page_is_zero(content) ? SP_OUTCOME_ZEROED : SP_OUTCOME_CHANGED;
+        else if (page_equal(content, run->expected + i * SP_PAGE_SIZE))
+            b->outcome[slot] = SP_OUTCOME_MERGED;
+    }
+}
+
+/* Attributes that a fresh mapping does not have. A failure leaves the attribute off: a child gets a mapping
+ * more, or a dump some pages more; no content is at stake. */
+static void carry_attributes(struct sp_batch *b, uintptr_t address, size_t bytes, unsigned attributes) {
+    if ((attributes & SP_ATTR_DONTFORK) && sp_advise(address, bytes, MADV_DONTFORK))
+        b->errors++;
+    if ((attributes & SP_ATTR_DONTDUMP) && sp_advise(address, bytes, MADV_DONTDUMP))
+        b->errors++;
+}
+
+/* Maps the store over the equal stretches of a run. Where no mapping is left the pages count as refused and
+ * go back. */
+static void run_remap(struct sp_batch *b, const struct sp_batch_run *run) {
+    if (!run->expected)
+        return;
+    unsigned end = run->slot + run->pages;
+    for (unsigned first = run->slot; first < end;) {
+        if (b->outcome[first] != SP_OUTCOME_MERGED) {
+            first++;
+            continue;
+        }
+        unsigned last = first;
+        while (last < end && b->outcome[last] == SP_OUTCOME_MERGED)
+            last++;
+        uintptr_t address = slot_address(b, first);
+        size_t bytes = (last - first) * SP_PAGE_SIZE;
+        if (sp_map_store(address, bytes, run->fd, run->offset + (first - run->slot) * SP_PAGE_SIZE)) {
+            b->errors++;
+            mark(b, first, last, SP_OUTCOME_CHANGED);
+        } else {
+            carry_attributes(b, address, bytes, run->attributes);
+        }
+        first = last;
+    }
+}
+
+/*
+ * Puts one page back. MOVE keeps the very page; where the kernel refuses it (the destination was locked, or
+ * copied by a raw clone meanwhile) a copy will do. There is no other place for its content, so this goes on
+ * until it has succeeded or the process has gone (I1, I6).
+ */
+static void page_back(struct sp_batch *b, unsigned slot) {
+    for (;;) {
+        size_t moved;
+        int error = sp_uffd_move(b->uffd, slot_address(b, slot), slot_scratch(b, slot), SP_PAGE_SIZE, &moved);
+        if (error && error != -EAGAIN)
+            error = sp_uffd_copy(b->uffd, slot_address(b, slot), (const void *)slot_scratch(b, slot),
+                                 SP_PAGE_SIZE);
+        if (!error || error == -EEXIST)
+            break;
+        if (error == -ENOENT || error == -ESRCH) { /* no mapping, or no process, to put it back into */
+            b->outcome[slot] = SP_OUTCOME_GONE;
+            break;
+        }
+        if (error != -EAGAIN || !fork_pending(b)) {
+            b->errors++;
+            sp_sleep_ns(UINT64_C(100000));
+        }
+    }
+    sp_bits_clear(&b->in_scratch, slot);
+}
+
+static void run_back(struct sp_batch *b, const struct sp_batch_run *run) {
+    unsigned end = run->slot + run->pages;
+    for (unsigned first = run->slot; first < end;) {
+        if (b->outcome[first] != SP_OUTCOME_CHANGED) {
+            first++;
+            continue;
+        }
+        unsigned last = first;
+        while (last < end && b->outcome[last] == SP_OUTCOME_CHANGED)
+            last++;
+        size_t moved = 0;
+        int error = sp_uffd_move(b->uffd, slot_address(b, first), slot_scratch(b, first),
+                                 (last - first) * SP_PAGE_SIZE, &moved);
+        unsigned back = first + (error ? (unsigned)(moved / SP_PAGE_SIZE) : last - first);
+        for (unsigned i = first; i < back; i++)
+            sp_bits_clear(&b->in_scratch, i);
+        for (unsigned i = back; i < last; i++)
+            page_back(b, i);
+        first = last;
+    }
+}
+
+/* A call that must not be left undone: repeated until it succeeds or the process has gone. */
+static void until_done(struct sp_batch *b, int (*call)(int fd, uintptr_t start, size_t bytes),
+                       uintptr_t start, size_t bytes) {
+    for (;;) {
+        int error = call(b->uffd, start, bytes);
+        if (!error || error == -ESRCH)
+            return;
+        b->errors++;
+        if (error == -EAGAIN && fork_pending(b))
+            continue;
+        sp_sleep_ns(UINT64_C(100000));
+        if (error == -EINVAL && b->errors > 64) /* no mapping of that kind there any more */
+            return;
+    }
+}
+
+/* Ends MISSING on what is still anonymous in the run, so that the kernel fills its holes again. Until then
+ * the next reader of a hole would sleep for ever (I6). */
+static void run_thaw(struct sp_batch *b, const struct sp_batch_run *run) {
+    unsigned end = run->slot + run->pages;
+    for (unsigned first = run->slot; first < end;) {
+        if (b->outcome[first] == SP_OUTCOME_MERGED) {
+            first++;
+            continue;
+        }
+        unsigned last = first;
+        while (last < end && b->outcome[last] != SP_OUTCOME_MERGED)
+            last++;
+        uintptr_t address = slot_address(b, first);
+        size_t bytes = (last - first) * SP_PAGE_SIZE;
+        until_done(b, sp_uffd_unregister, address, bytes);
+        if (sp_uffd_register(b->uffd, address, bytes, SP_UFFD_MODE_WP))
+            b->errors++;
+        first = last;
+    }
+}
+
+/* Drops what the application no longer needs from scratch: the copies of merged pages and the zeros. */
+static void scratch_empty(struct sp_batch *b) {
+    unsigned first = b->runs[0].slot, last = b->runs[b->n - 1].slot + b->runs[b->n - 1].pages;
+    if (sp_advise(slot_scratch(b, first), (last - first) * SP_PAGE_SIZE, MADV_DONTNEED))
+        b->errors++;
+    memset(&b->in_scratch, 0, sizeof(b->in_scratch));
+}
+
+/*
+ * Serves the children whose fork overlapped with this batch, so that none is left when the batch is
+ * forgotten. Whether one is still on its way the kernel tells by refusing any UFFDIO_COPY with EAGAIN, before
+ * it looks at the arguments (mmap_changing): an empty one is otherwise refused with EINVAL. A fork that
+ * begins after the remap copies complete page tables.
+ */
+static void forks_settle(struct sp_batch *b) {
+    while (b->fork_events && sp_uffd_copy(b->uffd, 0, NULL, 0) == -EAGAIN && fork_pending(b))
+        ;
+}
+
+/* Nobody touches the pages (the caller's promise): no freeze, and zeros are dropped in place. */
+static void batch_quiescent(struct sp_batch *b) {
+    for (size_t k = 0; k < b->n; k++) {
+        const struct sp_batch_run *run = &b->runs[k];
+        mark(b, run->slot, run->slot + run->pages, SP_OUTCOME_CHANGED);
+        run_verify(b, run);
+        run_remap(b, run);
+        for (unsigned i = run->slot; i < run->slot + run->pages; i++)
+            if (b->outcome[i] == SP_OUTCOME_ZEROED &&
+                sp_advise(slot_address(b, i), SP_PAGE_SIZE, MADV_DONTNEED)) {
+                b->errors++;
+                b->outcome[i] = SP_OUTCOME_CHANGED;
+            }
+    }
+}
+
+void sp_batch_run(struct sp_batch *b) {
+    memset(b->outcome, SP_OUTCOME_NONE, sizeof(b->outcome));
+    memset(&b->in_scratch, 0, sizeof(b->in_scratch));
+    b->frozen_ns = b->errors = b->forks = 0;
+    if (!b->n)
+        return;
+    if (b->uffd < 0) {
+        batch_quiescent(b);
+        return;
+    }
+    uint64_t begin = sp_now_ns();
+    for (size_t k = 0; k < b->n; k++)
+        run_freeze(b, &b->runs[k]);
+    for (size_t k = 0; k < b->n; k++)
+        run_verify(b, &b->runs[k]);
+    for (size_t k = 0; k < b->n; k++)
+        run_remap(b, &b->runs[k]);
+    for (size_t k = 0; k < b->n; k++)
+        run_back(b, &b->runs[k]);
+    for (size_t k = 0; k < b->n; k++)
+        run_thaw(b, &b->runs[k]);
+    const struct sp_batch_run *first = &b->runs[0], *last = &b->runs[b->n - 1];
+    until_done(b, sp_uffd_wake, slot_address(b, first->slot),
+               (last->slot + last->pages - first->slot) * SP_PAGE_SIZE);
+    b->frozen_ns = sp_now_ns() - begin;
+    forks_settle(b);
+    scratch_empty(b);
+}

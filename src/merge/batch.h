@@ -1,0 +1,58 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The primitive: freeze, verify, remap, thaw, for some runs of one window (mechanism.md).
+ *
+ * The caller holds the lock of H1, so that no mapping call of the application comes in between. Between
+ * freeze and thaw only memory of the worker is touched and only the system calls of the primitive are made
+ * (I5, H2); every page that was frozen is thawed before sp_batch_run returns, on every path (I6).
+ */
+#ifndef SP_MERGE_BATCH_H
+#define SP_MERGE_BATCH_H
+
+#include "core/plan.h"
+#include "core/types.h"
+
+/* What became of a page of the batch. */
+enum sp_outcome {
+    SP_OUTCOME_NONE = 0, /* not part of it */
+    SP_OUTCOME_MERGED,   /* maps the store now */
+    SP_OUTCOME_ZEROED,   /* was zeros, is a hole now */
+    SP_OUTCOME_CHANGED,  /* differs from the store page: put back as it was */
+    SP_OUTCOME_BUSY,     /* the kernel refused to move it: pinned for I/O, or shared with a forked child */
+    SP_OUTCOME_GONE,     /* there is no page any more */
+    SP_OUTCOME_REFUSED,  /* not movable (protected, locked, guard page), or no mapping was left: as it was */
+};
+
+/* One run with what is needed to verify and remap it. */
+struct sp_batch_run {
+    unsigned slot, pages;
+    const uint8_t *expected; /* the store pages, mapped read-only for us; NULL for a run of zeros */
+    int fd;                  /* the segment */
+    uint64_t offset;         /* of the first page in the segment, bytes */
+    unsigned attributes;     /* SP_ATTR_* to carry over (H7) */
+};
+
+struct sp_batch {
+    int uffd;         /* -1: nobody touches the pages (quiescent), so nothing is frozen */
+    bool fork_events; /* uffd delivers them (H3) */
+    uint8_t *scratch; /* a window of our own, aligned like one, registered MISSING, not copied by fork */
+    uint64_t base;    /* address of the window */
+    struct sp_batch_run *runs;
+    size_t n;
+    sp_bits in_scratch; /* pages that are in scratch at this moment */
+    /* Results. */
+    uint8_t outcome[512]; /* enum sp_outcome for each slot */
+    uint64_t frozen_ns;   /* from the first freeze to the last thaw */
+    uint64_t errors;      /* system calls that failed in a way that is not an outcome */
+    uint64_t forks;       /* children that had to be given frozen pages */
+};
+
+void sp_batch_run(struct sp_batch *b);
+
+/*
+ * Reads the userfaultfd's fork events while nothing is frozen. Fork calls of the application wait in the
+ * kernel until this is done, so call it often. Returns how many children were seen.
+ */
+unsigned sp_batch_forks(int uffd);
+
+#endif

@@ -1,0 +1,233 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Looking: which pages were written since the last look. Cost follows what was written: clean memory costs a
+ * walk over its page tables in the kernel (1.3 ns for each page), memory that was never touched nothing
+ * (H16). Windows that are written all the time are left out for longer and longer, because each look costs
+ * the application one short fault for each page it writes next.
+ *
+ * The lock is held for one system call at a time, and the stretch that one call walks is sized by the time it
+ * took.
+ */
+#include <errno.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "merge/state.h"
+#include "os/mapping.h"
+#include "os/uffd.h"
+
+#define LOOK_STRETCH_MIN (UINT64_C(16) << 20)
+#define LOOK_NS_MAX      UINT64_C(200000)
+
+/* Registers one stretch that is not a mapping of the store. */
+struct arm {
+    struct sp_worker *w;
+    int error;
+};
+
+static bool arm_piece(void *ctx, uint64_t start, uint64_t end, bool store) {
+    struct arm *arm = ctx;
+    if (!store)
+        arm->error = sp_uffd_register(arm->w->uffd, start, end - start, SP_UFFD_MODE_WP);
+    return !arm->error;
+}
+
+/* Ends the registration of ranges that left; whatever is there now and is not ours stays as it is. */
+static void disarm_retired(struct sp_worker *w) {
+    struct sp_engine *e = w->engine;
+    for (size_t i = 0; i < e->n_retired; i++)
+        if (sp_uffd_unregister(w->uffd, e->retired[i].start, e->retired[i].end - e->retired[i].start))
+            continue; /* unmapped meanwhile */
+    e->n_retired = 0;
+}
+
+void sp_look_arm(struct sp_worker *w) {
+    struct sp_engine *e = w->engine;
+    sp_worker_lock(w);
+    disarm_retired(w);
+    for (size_t i = 0; i < e->regions.n;) {
+        struct sp_region *r = &e->regions.items[i];
+        if (r->armed) {
+            i++;
+            continue;
+        }
+        struct arm arm = {.w = w};
+        uint64_t start = r->start, end = r->end;
+        sp_engine_pieces_locked(e, start, end, arm_piece, &arm);
+        if (arm.error == -EBUSY || arm.error == -EINVAL) {
+            /* The program has a userfaultfd of its own there (H11), or it is no longer memory of the kind we
+             * registered: not ours. */
+            sp_engine_remove_locked(e, start, end, false);
+            continue;
+        }
+        if (arm.error)
+            e->counters.v[SP_COUNTER_errors]++;
+        else
+            r->armed = true;
+        i++;
+    }
+    sp_engine_unlock(e);
+}
+
+/* A stretch was written: marks its pages in their windows. */
+static void mark_written(struct sp_engine *e, uint64_t start, uint64_t end) {
+    for (uint64_t number = start / SP_WINDOW_SIZE; number * SP_WINDOW_SIZE < end; number++) {
+        struct sp_window *win = sp_windows_get(&e->windows, number);
+        if (!win) {
+            e->counters.v[SP_COUNTER_errors]++;
+            return;
+        }
+        unsigned first, last;
+        sp_window_clip(win, start, end, &first, &last);
+        sp_bits_range(&win->written, first, last);
+        sp_engine_queue(e, win);
+    }
+}
+
+/* The end of the stretch from `at` on that holds no hot window, and, when `at` lies in one, that window's end
+ * in *ret_skip. */
+static uint64_t cold_end(const struct sp_worker *w, uint64_t at, uint64_t end, uint64_t *ret_skip) {
+    uint64_t window = at / SP_WINDOW_SIZE;
+    *ret_skip = 0;
+    size_t low = 0, high = w->n_hot;
+    while (low < high) {
+        size_t middle = (low + high) / 2;
+        if (w->hot[middle] < window)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    if (low == w->n_hot)
+        return end;
+    if (w->hot[low] == window)
+        *ret_skip = (window + 1) * SP_WINDOW_SIZE;
+    uint64_t hot = w->hot[low] * SP_WINDOW_SIZE;
+    return hot < end ? hot : end;
+}
+
+/* One call, with the lock held. Returns where to go on. */
+static uint64_t look_once(struct sp_worker *w, uint64_t at, uint64_t end) {
+    struct sp_engine *e = w->engine;
+    size_t n = 0;
+    uint64_t next = end;
+    if (sp_pagemap_scan(w->pagemap, SP_PAGEMAP_WRITTEN, at, end, w->ranges, SP_RANGES_MAX, &n, &next)) {
+        e->counters.v[SP_COUNTER_errors]++;
+        return end;
+    }
+    for (size_t i = 0; i < n; i++)
+        mark_written(e, w->ranges[i].start, w->ranges[i].end);
+    return next > at ? next : end;
+}
+
+void sp_look_written(struct sp_worker *w, uint64_t start, uint64_t end) {
+    struct sp_engine *e = w->engine;
+    uint64_t stretch = LOOK_STRETCH_MIN;
+    for (uint64_t at = start; at < end;) {
+        sp_worker_lock(w);
+        uint64_t begin = sp_now_ns();
+        size_t i = sp_regions_find(&e->regions, at);
+        if (i == e->regions.n || e->regions.items[i].start >= end) {
+            sp_engine_unlock(e);
+            return;
+        }
+        const struct sp_region *r = &e->regions.items[i];
+        if (at < r->start)
+            at = r->start;
+        uint64_t stop = r->end < end ? r->end : end, skip;
+        if (!r->armed) {
+            at = stop;
+        } else {
+            stop = cold_end(w, at, stop, &skip);
+            if (skip)
+                at = skip;
+            else
+                at = look_once(w, at, stop - at > stretch ? at + stretch : stop);
+        }
+        uint64_t took = sp_now_ns() - begin;
+        sp_engine_unlock(e);
+        if (took > LOOK_NS_MAX && stretch > LOOK_STRETCH_MIN / 8)
+            stretch /= 2;
+        else if (took < LOOK_NS_MAX / 4 && stretch < UINT64_MAX / 4)
+            stretch *= 2;
+    }
+}
+
+void sp_look_resident(struct sp_worker *w, uint64_t start, uint64_t end) {
+    struct sp_engine *e = w->engine;
+    for (uint64_t at = start; at < end;) {
+        sp_worker_lock(w);
+        size_t i = sp_regions_find(&e->regions, at);
+        if (i == e->regions.n || e->regions.items[i].start >= end) {
+            sp_engine_unlock(e);
+            return;
+        }
+        const struct sp_region *r = &e->regions.items[i];
+        if (at < r->start)
+            at = r->start;
+        uint64_t stop = r->end < end ? r->end : end, next = stop;
+        size_t n = 0;
+        if (sp_pagemap_scan(w->pagemap, SP_PAGEMAP_PRESENT, at, stop, w->ranges, SP_RANGES_MAX, &n, &next))
+            e->counters.v[SP_COUNTER_errors]++;
+        for (size_t k = 0; k < n; k++)
+            mark_written(e, w->ranges[k].start, w->ranges[k].end);
+        at = next > at ? next : stop;
+        sp_engine_unlock(e);
+    }
+}
+
+/* Pages of one window that a write made private again give their references back. */
+static void window_broken(struct sp_worker *w, struct sp_window *win) {
+    struct sp_engine *e = w->engine;
+    uint64_t base = win->number * SP_WINDOW_SIZE, next;
+    unsigned found = 0;
+    size_t n = 0;
+    if (sp_pagemap_scan(w->pagemap, SP_PAGEMAP_BROKEN, base, base + SP_WINDOW_SIZE, w->ranges, SP_RANGES_MAX,
+                        &n, &next)) {
+        e->counters.v[SP_COUNTER_errors]++;
+        return;
+    }
+    for (size_t i = 0; i < n; i++) {
+        unsigned first, last;
+        sp_window_clip(win, w->ranges[i].start, w->ranges[i].end, &first, &last);
+        for (unsigned slot = first; slot < last; slot++)
+            if (sp_bits_get(&win->shared, slot)) {
+                sp_page_unshare(e, win, slot);
+                sp_volatility_failed(&win->volatility[slot]);
+                e->counters.v[SP_COUNTER_pages_broken]++;
+                found++;
+            }
+    }
+    win->calm = found ? 0 : win->calm < 2 ? (uint8_t)(win->calm + 1) : win->calm;
+    win->calm_skip = (uint8_t)((1u << win->calm) - 1);
+}
+
+/* How many windows one pass looks through for broken pages, so that it never holds things up for long. */
+#define BROKEN_WINDOWS 256
+
+void sp_look_broken(struct sp_worker *w, bool all) {
+    struct sp_engine *e = w->engine;
+    size_t limit = all ? SIZE_MAX : BROKEN_WINDOWS + e->windows.n / 8;
+    uint64_t number = all ? 0 : w->broken_next;
+    while (limit) {
+        sp_worker_lock(w);
+        for (unsigned k = 0; k < 8 && limit; k++, limit--) {
+            struct sp_window *win = sp_windows_next(&e->windows, number);
+            if (!win) {
+                limit = 1;
+                number = 0;
+                continue;
+            }
+            number = win->number + 1;
+            if (sp_bits_any(&win->shared)) {
+                if (win->calm_skip && !all)
+                    win->calm_skip--;
+                else
+                    window_broken(w, win);
+            } else if (sp_window_empty(win)) {
+                sp_windows_drop(&e->windows, win);
+            }
+        }
+        sp_engine_unlock(e);
+    }
+    w->broken_next = number;
+}

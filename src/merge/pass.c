@@ -1,0 +1,547 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * What is done about one window: choose the pages that settled, fingerprint them, ask the index, publish what
+ * it asks for, plan runs and merge them in batches.
+ *
+ *   choose    lock   written pages wait, settled ones are read and fingerprinted (H22: under the lock)
+ *   ask       -      one question for the window, then the contents that the index wants
+ *   sort      lock   unknown pages are remembered, the others become sites
+ *   merge     lock, for one batch at a time: freeze, verify, remap, thaw; then account for each page
+ *
+ * Between these steps the application may do anything; each begins by looking up afresh what is still
+ * registered. Whatever was decided on old knowledge is caught by the comparison.
+ */
+#include <errno.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "merge/state.h"
+#include "os/kernel.h"
+#include "os/mapping.h"
+
+/* A window of which this many pages were written again and again is hot: look less often. */
+#define HOT_PAGES    (SP_WINDOW_PAGES / 4)
+#define HOT_HEAT_MAX 6
+
+/* What a freeze costs, to size batches; corrected by what is measured. */
+#define COST_RUN_NS  4500.0
+#define COST_PAGE_NS 400.0
+
+static uint8_t *page_memory(const struct sp_window *win, unsigned slot) {
+    return (uint8_t *)(uintptr_t)(win->number * SP_WINDOW_SIZE + slot * SP_PAGE_SIZE);
+}
+
+static sp_page page_number(uint64_t window, unsigned slot) {
+    return (sp_page){window * SP_WINDOW_PAGES + slot};
+}
+
+/* ---- choose ---- */
+
+/* Takes over what the look found: pages that were known or zero and were written are no longer so; how hot
+ * the window is. */
+static void note_written(struct sp_engine *e, struct sp_window *win) {
+    sp_bits again = win->written, seen = win->fresh;
+    sp_bits_or(&seen, &win->known);
+    sp_bits_and(&again, &seen);
+    unsigned hot = sp_bits_count(&again);
+    if (hot > HOT_PAGES)
+        win->heat += win->heat < HOT_HEAT_MAX;
+    else if (win->heat)
+        win->heat--;
+    win->skip = win->heat ? (uint8_t)((1u << win->heat) - 1) : 0;
+    SP_BITS_EACH(&win->written, slot) {
+        if (sp_bits_get(&win->known, slot)) {
+            sp_page_unknow(e, win, slot);
+            sp_volatility_failed(&win->volatility[slot]);
+        }
+        sp_page_unzero(e, win, slot);
+    }
+}
+
+/* Pages that may be tried now. */
+static void choose_settled(struct sp_worker *w, struct sp_window *win, enum sp_pass_mode mode, sp_bits *ret) {
+    struct sp_engine *e = w->engine;
+    sp_bits candidates = win->fresh;
+    if (mode == SP_PASS_BACKGROUND)
+        sp_bits_minus(&candidates, &win->written);
+    else
+        sp_bits_or(&candidates, &win->written);
+    sp_bits_or(&win->fresh, &win->written);
+    memset(&win->written, 0, sizeof(win->written));
+    sp_bits_minus(&candidates, &win->mapped);
+    sp_bits_and(&candidates, &w->work.bits.eligible);
+    sp_bits_minus(&candidates, &win->known);
+    if (mode == SP_PASS_BACKGROUND)
+        SP_BITS_EACH(&candidates, slot) {
+            if (!sp_volatility_ready(&win->volatility[slot])) {
+                sp_bits_clear(&candidates, slot);
+                e->counters.v[SP_COUNTER_pages_skipped]++;
+            }
+        }
+    *ret = candidates;
+}
+
+/* Pages that a parent or child still shares are shared already, and cannot be moved: left alone until they
+ * are ours alone. */
+static void drop_forked(struct sp_worker *w, struct sp_window *win, sp_bits *candidates) {
+    SP_BITS_EACH(candidates, slot) {
+        if (sp_pagemap_exclusive(w->pagemap, page_number(win->number, slot)) == 1)
+            continue;
+        sp_bits_clear(candidates, slot);
+        sp_volatility_failed(&win->volatility[slot]);
+    }
+}
+
+/* Reads the candidates and writes the questions. A page that is being asked about is no longer fresh. */
+static void fingerprint(struct sp_worker *w, struct sp_window *win, const sp_bits *candidates) {
+    struct sp_engine *e = w->engine;
+    struct sp_work *work = &w->work;
+    bool zero_pages = e->settings.v[SP_SETTING_use_zero_pages];
+    for (unsigned slot = 0; slot < SP_WINDOW_PAGES; slot++) {
+        if (sp_bits_get(candidates, slot)) {
+            const uint8_t *page = page_memory(win, slot);
+            sp_bits_clear(&win->fresh, slot);
+            e->counters.v[SP_COUNTER_pages_scanned]++;
+            if (zero_pages && sp_page_is_zero(page))
+                sp_bits_set(&work->bits.zeros, slot);
+            else
+                work->queries[work->n++] =
+                    (struct sp_query){page_number(win->number, slot), sp_fingerprint(&w->key, page)};
+        } else if (sp_bits_get(&win->reask, slot) && sp_bits_get(&win->known, slot)) {
+            work->queries[work->n++] =
+                (struct sp_query){page_number(win->number, slot), (sp_fp){win->slot[slot]}};
+        }
+    }
+    memset(&win->reask, 0, sizeof(win->reask));
+}
+
+/* Pages that are still to be tried keep the window in the list; those that are not merely being left alone
+ * for a while keep the pass going. */
+static void requeue(struct sp_worker *w, struct sp_window *win) {
+    sp_bits rest = win->fresh;
+    sp_bits_and(&rest, &w->work.bits.eligible);
+    if (!sp_bits_any(&rest))
+        return;
+    sp_engine_queue(w->engine, win);
+    SP_BITS_EACH(&rest, slot) {
+        if (!sp_volatility_skipping(win->volatility[slot])) {
+            w->pending++;
+            return;
+        }
+    }
+}
+
+/* True when there is something to ask about or to give back. */
+static bool choose(struct sp_worker *w, uint64_t number, enum sp_pass_mode mode) {
+    struct sp_engine *e = w->engine;
+    struct sp_work *work = &w->work;
+    work->n = work->n_publish = work->n_sites = 0;
+    memset(&work->bits, 0, sizeof(work->bits));
+    sp_worker_lock(w);
+    struct sp_window *win = sp_windows_find(&e->windows, number);
+    if (!win) {
+        sp_engine_unlock(e);
+        return false;
+    }
+    if (mode == SP_PASS_BACKGROUND && win->skip) { /* was not looked at */
+        win->skip--;
+        sp_engine_queue(e, win);
+        sp_engine_unlock(e);
+        return false;
+    }
+    note_written(e, win);
+    sp_regions_window(&e->regions, number, &work->bits.eligible);
+    sp_bits candidates;
+    choose_settled(w, win, mode, &candidates);
+    if (w->paused && mode == SP_PASS_BACKGROUND)
+        memset(&candidates, 0, sizeof(candidates));
+    if (e->forked && mode != SP_PASS_QUIESCENT)
+        drop_forked(w, win, &candidates);
+    if (w->linked)
+        fingerprint(w, win, &candidates);
+    requeue(w, win);
+    sp_engine_unlock(e);
+    return work->n || sp_bits_any(&work->bits.zeros);
+}
+
+/* ---- ask ---- */
+
+/* Publishes what was asked for; its answers replace those that said "send". */
+static int publish(struct sp_worker *w) {
+    struct sp_work *work = &w->work;
+    struct sp_link *link = w->engine->link;
+    for (size_t i = 0; i < work->n; i++)
+        if (work->answers[i].kind == SP_ANSWER_SEND) {
+            work->publish[work->n_publish] = work->queries[i];
+            work->contents[work->n_publish++] =
+                (const void *)(uintptr_t)(work->queries[i].page.v << SP_PAGE_SHIFT);
+        }
+    if (!work->n_publish)
+        return 0;
+    int error = link->ops->publish(link, work->publish, work->contents, work->n_publish, work->published);
+    if (error)
+        return error;
+    size_t k = 0;
+    for (size_t i = 0; i < work->n; i++)
+        if (work->answers[i].kind == SP_ANSWER_SEND)
+            work->answers[i] = work->published[k++];
+    return 0;
+}
+
+static int ask(struct sp_worker *w) {
+    struct sp_work *work = &w->work;
+    if (!work->n)
+        return 0;
+    struct sp_link *link = w->engine->link;
+    int error = link->ops->ask(link, work->queries, work->n, work->answers);
+    return error ? error : publish(w);
+}
+
+/* ---- sort ---- */
+
+static void site_add(struct sp_work *work, unsigned slot, sp_store_page store) {
+    work->sites[work->n_sites++] = (struct sp_site){slot, store};
+}
+
+/* The window as it is now, and which of its pages may still be merged. NULL: it has gone, and with it all
+ * that was to be done. */
+static struct sp_window *window_again(struct sp_worker *w, uint64_t number) {
+    struct sp_engine *e = w->engine;
+    struct sp_window *win = sp_windows_find(&e->windows, number);
+    if (!win)
+        return NULL;
+    sp_regions_window(&e->regions, number, &w->work.bits.eligible);
+    sp_bits_minus(&w->work.bits.eligible, &win->mapped);
+    return win;
+}
+
+static void sort_answer(struct sp_worker *w, struct sp_window *win, unsigned slot, sp_fp fp,
+                        const struct sp_answer *a) {
+    struct sp_engine *e = w->engine;
+    bool eligible = win && sp_bits_get(&w->work.bits.eligible, slot);
+    if (a->kind == SP_ANSWER_SHARE && eligible) {
+        site_add(&w->work, slot, a->store);
+        return;
+    }
+    if (a->kind == SP_ANSWER_SHARE)
+        sp_debts_release(&e->debts, a->store);
+    if (!eligible)
+        return;
+    if (a->kind == SP_ANSWER_UNKNOWN && sp_window_slots(&e->windows, win)) {
+        if (!sp_bits_get(&win->known, slot))
+            e->counters.v[SP_COUNTER_pages_unshared]++;
+        win->slot[slot] = fp.v;
+        sp_bits_set(&win->known, slot);
+        sp_volatility_calmed(&win->volatility[slot]);
+        return;
+    }
+    if (a->kind == SP_ANSWER_UNKNOWN)
+        sp_debts_forget(&e->debts, page_number(win->number, slot), fp);
+    /* Declined, or no memory to remember it: later again, with patience. */
+    sp_page_unknow(e, win, slot);
+    sp_volatility_failed(&win->volatility[slot]);
+    sp_bits_set(&win->fresh, slot);
+    sp_engine_queue(e, win);
+}
+
+/* Answers and zeros become sites, in the order of their slots. */
+static void sort(struct sp_worker *w, uint64_t number) {
+    struct sp_work *work = &w->work;
+    sp_worker_lock(w);
+    struct sp_window *win = window_again(w, number);
+    size_t i = 0;
+    for (unsigned slot = 0; slot < SP_WINDOW_PAGES; slot++) {
+        if (sp_bits_get(&work->bits.zeros, slot)) {
+            if (win && sp_bits_get(&work->bits.eligible, slot))
+                site_add(work, slot, SP_STORE_ZERO);
+        } else if (i < work->n && sp_page_slot(work->queries[i].page) == slot) {
+            sort_answer(w, win, slot, work->queries[i].fp, &work->answers[i]);
+            i++;
+        }
+    }
+    sp_engine_unlock(w->engine);
+}
+
+/* ---- merge ---- */
+
+/* The site will not be merged this time: its reference goes back, the page waits. With the lock held. */
+static void site_fail(struct sp_engine *e, struct sp_window *win, unsigned slot, sp_store_page store) {
+    if (store.v != SP_STORE_ZERO.v)
+        sp_debts_release(&e->debts, store);
+    if (!win)
+        return;
+    sp_page_unknow(e, win, slot); /* the index dropped it when its twin was published */
+    sp_volatility_failed(&win->volatility[slot]);
+    sp_bits_set(&win->fresh, slot);
+    sp_engine_queue(e, win);
+}
+
+/* `pages` pages further on in the store; zeros stay zeros. */
+static sp_store_page run_store(const struct sp_run *run, unsigned pages) {
+    return run->store.v == SP_STORE_ZERO.v ? run->store : (sp_store_page){run->store.v + pages};
+}
+
+static void run_fail(struct sp_engine *e, struct sp_window *win, const struct sp_run *run) {
+    for (unsigned i = 0; i < run->pages; i++)
+        site_fail(e, win, run->slot + i, run_store(run, i));
+}
+
+static void account_merged(struct sp_engine *e, struct sp_window *win, unsigned slot, sp_store_page store) {
+    sp_page_unknow(e, win, slot);
+    sp_bits_clear(&win->fresh, slot);
+    sp_bits_set(&win->mapped, slot);
+    sp_bits_set(&win->shared, slot);
+    win->slot[slot] = store.v;
+    win->calm = win->calm_skip = 0;
+    e->counters.v[SP_COUNTER_pages_merged]++;
+    sp_volatility_calmed(&win->volatility[slot]);
+}
+
+/* A page whose child has gone is still treated as shared until it is written: make it our own
+ * (MADV_POPULATE_WRITE changes no content; a write by hand could fault). A pinned page is not harmed by it.
+ */
+static void own_again(struct sp_worker *w, const struct sp_window *win, unsigned slot) {
+    if (sp_pagemap_exclusive(w->pagemap, page_number(win->number, slot)) == 1 &&
+        sp_advise((uintptr_t)page_memory(win, slot), SP_PAGE_SIZE, MADV_POPULATE_WRITE))
+        w->engine->counters.v[SP_COUNTER_errors]++;
+}
+
+static void account(struct sp_worker *w, struct sp_window *win, unsigned slot, sp_store_page store,
+                    enum sp_outcome outcome, struct sp_merge_result *result) {
+    struct sp_engine *e = w->engine;
+    switch (outcome) {
+    case SP_OUTCOME_MERGED:
+        account_merged(e, win, slot, store);
+        result->merged_pages++;
+        return;
+    case SP_OUTCOME_ZEROED:
+        sp_page_unknow(e, win, slot);
+        sp_bits_clear(&win->fresh, slot);
+        sp_bits_set(&win->zeroed, slot);
+        e->counters.v[SP_COUNTER_ksm_zero_pages]++;
+        result->zero_pages++;
+        return;
+    case SP_OUTCOME_CHANGED:
+        e->counters.v[SP_COUNTER_pages_differed]++;
+        result->changed_pages++;
+        break;
+    case SP_OUTCOME_BUSY:
+        e->counters.v[SP_COUNTER_pages_pinned]++;
+        result->refused_pages++;
+        own_again(w, win, slot);
+        break;
+    default:
+        result->refused_pages++;
+        break;
+    }
+    site_fail(e, win, slot, store);
+}
+
+/* Adds runs from `next` on to the batch until its time is spent; cuts the last one where needed. A whole
+ * window in one piece stays whole: one move, one mapping, huge if it was. */
+static size_t batch_fill(struct sp_worker *w, struct sp_run *runs, size_t n, size_t next, size_t *ret_taken) {
+    double budget = (double)w->engine->settings.v[SP_SETTING_freeze_micros] * 1000.0 / w->cost;
+    size_t taken = 0;
+    while (next + taken < n) {
+        struct sp_run *run = &runs[next + taken];
+        bool whole = run->pages == SP_WINDOW_PAGES;
+        double fits = (budget - COST_RUN_NS) / COST_PAGE_NS;
+        if (taken && (fits < 1 || whole))
+            break;
+        taken++;
+        if (!whole && fits < run->pages) {
+            unsigned keep = fits < 1 ? 1 : (unsigned)fits;
+            *ret_taken = taken;
+            return keep;
+        }
+        budget -= COST_RUN_NS + COST_PAGE_NS * run->pages;
+        if (whole)
+            break;
+    }
+    *ret_taken = taken;
+    return runs[next + taken - 1].pages;
+}
+
+/* What is needed to verify and remap a run. False: the segment cannot be had. */
+static bool batch_prepare(struct sp_worker *w, const struct sp_run *run, unsigned pages,
+                          struct sp_batch_run *ret) {
+    *ret = (struct sp_batch_run){.slot = run->slot, .pages = pages, .fd = -1};
+    if (run->store.v == SP_STORE_ZERO.v)
+        return true;
+    struct sp_segment_view view;
+    int error = sp_segments_get(&w->segments, w->engine->link, run->store, &view);
+    if (error)
+        return false;
+    uint64_t index = run->store.v % SP_SEGMENT_PAGES;
+    sp_segments_populate(&view, run->store, pages);
+    ret->expected = view.pages + index * SP_PAGE_SIZE;
+    ret->fd = view.fd;
+    ret->offset = index * SP_PAGE_SIZE;
+    return true;
+}
+
+/* Attributes of the regions that the runs lie in (H7). A run never crosses regions: see split_by_region. */
+static void batch_attributes(struct sp_worker *w, struct sp_batch *b) {
+    const struct sp_regions *regions = &w->engine->regions;
+    for (size_t k = 0; k < b->n; k++) {
+        size_t i = sp_regions_find(regions, b->base + b->runs[k].slot * SP_PAGE_SIZE);
+        b->runs[k].attributes = i < regions->n ? regions->items[i].attributes : 0;
+    }
+}
+
+/* Whether every page of the runs may still be merged, each run within one region. With the lock held. */
+static bool batch_still_eligible(struct sp_worker *w, struct sp_batch *b) {
+    const struct sp_regions *regions = &w->engine->regions;
+    for (size_t k = 0; k < b->n; k++) {
+        uint64_t start = b->base + b->runs[k].slot * SP_PAGE_SIZE;
+        uint64_t end = start + b->runs[k].pages * SP_PAGE_SIZE;
+        size_t i = sp_regions_find(regions, start);
+        if (i == regions->n || regions->items[i].start > start || regions->items[i].end < end)
+            return false;
+        for (unsigned s = b->runs[k].slot; s < b->runs[k].slot + b->runs[k].pages; s++)
+            if (!sp_bits_get(&w->work.bits.eligible, s))
+                return false;
+    }
+    return true;
+}
+
+static void batch_learn(struct sp_worker *w, const struct sp_batch *b) {
+    double predicted = 0;
+    for (size_t k = 0; k < b->n; k++)
+        predicted += COST_RUN_NS + COST_PAGE_NS * b->runs[k].pages;
+    double measured = (double)b->frozen_ns / predicted;
+    if (measured > 4)
+        measured = 4; /* preempted: says nothing about the work */
+    w->cost = w->cost * 0.9 + measured * 0.1;
+    if (w->cost < 0.25)
+        w->cost = 0.25;
+}
+
+/* Whether the engine was stopped meanwhile; a quiescent merge needs no userfaultfd. With the lock held. */
+static bool may_merge(const struct sp_engine *e, bool quiescent) {
+    return !e->quit && (e->state == SP_ENGINE_RUNNING || (quiescent && e->state == SP_ENGINE_NO_USERFAULTFD));
+}
+
+/* One batch: `taken` runs from `runs`, of the last only `last_pages`. */
+static void batch_do(struct sp_worker *w, uint64_t number, const struct sp_run *runs, size_t taken,
+                     unsigned last_pages, bool quiescent, struct sp_merge_result *result) {
+    struct sp_engine *e = w->engine;
+    struct sp_batch *b = &w->batch;
+    bool ready = true;
+    b->uffd = quiescent ? -1 : w->uffd;
+    b->fork_events = w->fork_events;
+    b->scratch = w->scratch;
+    b->base = number * SP_WINDOW_SIZE;
+    b->runs = w->work.batch_runs;
+    b->n = 0;
+    for (size_t k = 0; k < taken && ready; k++)
+        ready = batch_prepare(w, &runs[k], k + 1 < taken ? runs[k].pages : last_pages, &b->runs[b->n++]);
+    sp_worker_lock(w);
+    struct sp_window *win = window_again(w, number);
+    ready = ready && win && may_merge(e, quiescent) && sp_window_slots(&e->windows, win) &&
+            batch_still_eligible(w, b);
+    if (ready) {
+        batch_attributes(w, b);
+        sp_batch_run(b);
+        if (!quiescent) {
+            sp_histogram_add(&e->freezes, b->frozen_ns);
+            batch_learn(w, b);
+        }
+        e->counters.v[SP_COUNTER_batches]++;
+        e->counters.v[SP_COUNTER_errors] += b->errors;
+        if (b->forks)
+            e->forked = true;
+    }
+    for (size_t k = 0; k < taken; k++) {
+        unsigned pages = k + 1 < taken ? runs[k].pages : last_pages;
+        for (unsigned i = 0; i < pages; i++) {
+            unsigned slot = runs[k].slot + i;
+            if (ready)
+                account(w, win, slot, run_store(&runs[k], i), b->outcome[slot], result);
+            else
+                site_fail(e, win, slot, run_store(&runs[k], i));
+        }
+        if (ready && runs[k].store.v != SP_STORE_ZERO.v && w->mappings_left >= SP_RUN_MAPPINGS) {
+            w->mappings_left -= SP_RUN_MAPPINGS;
+            e->counters.v[SP_COUNTER_mappings] += SP_RUN_MAPPINGS;
+        }
+    }
+    sp_engine_unlock(e);
+}
+
+/* Cuts runs where regions meet, so that each run has one set of attributes. With the lock held. Returns the
+ * new number. */
+static size_t split_by_region(struct sp_worker *w, uint64_t number, struct sp_run *runs, size_t n) {
+    const struct sp_regions *regions = &w->engine->regions;
+    for (size_t k = 0; k < n; k++) {
+        uint64_t start = number * SP_WINDOW_SIZE + runs[k].slot * SP_PAGE_SIZE;
+        size_t i = sp_regions_find(regions, start);
+        if (i == regions->n || regions->items[i].start > start)
+            continue; /* no longer registered: found when the batch begins */
+        unsigned pages = (unsigned)((regions->items[i].end - start) >> SP_PAGE_SHIFT);
+        if (regions->items[i].end - start >= runs[k].pages * SP_PAGE_SIZE || n == SP_WINDOW_PAGES)
+            continue;
+        memmove(&runs[k + 2], &runs[k + 1], (n - k - 1) * sizeof(*runs));
+        runs[k + 1] =
+            (struct sp_run){runs[k].slot + pages, runs[k].pages - pages, run_store(&runs[k], pages)};
+        runs[k].pages = pages;
+        n++;
+    }
+    return n;
+}
+
+/* Plans the runs; those over the budget are given up. Returns how many there are. */
+static size_t plan(struct sp_worker *w, uint64_t number, struct sp_merge_result *result) {
+    struct sp_engine *e = w->engine;
+    struct sp_work *work = &w->work;
+    size_t n = sp_plan_runs(work->sites, work->n_sites, work->runs);
+    sp_worker_lock(w);
+    n = split_by_region(w, number, work->runs, n);
+    size_t kept = sp_plan_budget(work->runs, n, w->mappings_left);
+    struct sp_window *win = kept < n ? sp_windows_find(&e->windows, number) : NULL;
+    for (size_t k = kept; k < n; k++) {
+        e->counters.v[SP_COUNTER_pages_over_budget] += work->runs[k].pages;
+        result->refused_pages += work->runs[k].pages;
+        run_fail(e, win, &work->runs[k]);
+    }
+    sp_engine_unlock(e);
+    return kept;
+}
+
+static void merge(struct sp_worker *w, uint64_t number, bool quiescent, struct sp_merge_result *result) {
+    struct sp_work *work = &w->work;
+    size_t n = plan(w, number, result);
+    for (size_t next = 0; next < n;) {
+        size_t taken;
+        unsigned last_pages = (unsigned)batch_fill(w, work->runs, n, next, &taken);
+        batch_do(w, number, &work->runs[next], taken, last_pages, quiescent, result);
+        struct sp_run *last = &work->runs[next + taken - 1];
+        next += taken;
+        if (last_pages < last->pages) { /* the rest of it is for the next batch */
+            last->store = run_store(last, last_pages);
+            last->slot += last_pages;
+            last->pages -= last_pages;
+            next--;
+        }
+    }
+    for (size_t k = 0; k < n; k++) {
+        struct sp_segment_view view;
+        if (work->runs[k].store.v != SP_STORE_ZERO.v && w->linked &&
+            !sp_segments_get(&w->segments, w->engine->link, work->runs[k].store, &view))
+            sp_segments_drop(&view, work->runs[k].store, work->runs[k].pages);
+    }
+}
+
+void sp_pass_window(struct sp_worker *w, uint64_t number, enum sp_pass_mode mode,
+                    struct sp_merge_result *result) {
+    if (!choose(w, number, mode))
+        return;
+    w->done += w->work.n;
+    if (ask(w)) {
+        sp_worker_unlink(w);
+        return;
+    }
+    sort(w, number);
+    if (w->work.n_sites && (w->uffd >= 0 || mode == SP_PASS_QUIESCENT))
+        merge(w, number, mode == SP_PASS_QUIESCENT, result);
+}

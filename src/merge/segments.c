@@ -1,0 +1,83 @@
+/* SPDX-License-Identifier: MIT */
+#include "merge/segments.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "os/kernel.h"
+#include "os/mapping.h"
+
+#define VIEWS_BYTES (SP_SEGMENTS_MAX * sizeof(struct sp_segment_view))
+
+int sp_segments_init(struct sp_segments *s) {
+    void *views;
+    int error = sp_map_new(VIEWS_BYTES, SP_PAGE_SIZE, &views);
+    if (!error)
+        s->views = views;
+    return error;
+}
+
+void sp_segments_clear(struct sp_segments *s) {
+    for (size_t i = 0; i < SP_SEGMENTS_MAX; i++) {
+        if (!s->views[i].pages)
+            continue;
+        int unused = sp_unmap((void *)(uintptr_t)s->views[i].pages, SP_SEGMENT_PAGES * SP_PAGE_SIZE);
+        (void)unused;
+        s->views[i] = (struct sp_segment_view){NULL, -1};
+    }
+}
+
+void sp_segments_deinit(struct sp_segments *s) {
+    if (!s->views)
+        return;
+    sp_segments_clear(s);
+    int unused = sp_unmap(s->views, VIEWS_BYTES);
+    (void)unused;
+    s->views = NULL;
+}
+
+int sp_segments_get(struct sp_segments *s, struct sp_link *link, sp_store_page page,
+                    struct sp_segment_view *ret_view) {
+    uint64_t number = page.v / SP_SEGMENT_PAGES;
+    if (number >= SP_SEGMENTS_MAX)
+        return -ERANGE;
+    struct sp_segment_view *view = &s->views[number];
+    if (!view->pages) {
+        int fd;
+        int error = link->ops->segment(link, number, &fd);
+        if (error)
+            return error;
+        void *pages;
+        size_t bytes = SP_SEGMENT_PAGES * SP_PAGE_SIZE;
+        error = sp_map_file(fd, 0, bytes, false, &pages);
+        if (error)
+            return error;
+        error = sp_advise((uintptr_t)pages, bytes, MADV_DONTFORK);
+        if (!error)
+            error = sp_advise((uintptr_t)pages, bytes, MADV_DONTDUMP);
+        if (error) {
+            int unused = sp_unmap(pages, bytes);
+            (void)unused;
+            return error;
+        }
+        *view = (struct sp_segment_view){pages, fd};
+    }
+    *ret_view = *view;
+    return 0;
+}
+
+static uintptr_t view_address(const struct sp_segment_view *view, sp_store_page page) {
+    return (uintptr_t)view->pages + (page.v % SP_SEGMENT_PAGES) * SP_PAGE_SIZE;
+}
+
+/* Both are hints: without them the comparison faults the pages in itself, and they stay mapped longer. */
+void sp_segments_populate(const struct sp_segment_view *view, sp_store_page first, size_t n) {
+    int unused = sp_advise(view_address(view, first), n * SP_PAGE_SIZE, MADV_POPULATE_READ);
+    (void)unused;
+}
+
+void sp_segments_drop(const struct sp_segment_view *view, sp_store_page first, size_t n) {
+    int unused = sp_advise(view_address(view, first), n * SP_PAGE_SIZE, MADV_DONTNEED);
+    (void)unused;
+}

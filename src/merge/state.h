@@ -1,0 +1,153 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The engine's inside, for the files of merge/ only: engine.c (the application's side), worker.c (the thread
+ * and its loop), look.c (what was written), pass.c (what to merge).
+ *
+ * `struct sp_engine` is shared and guarded by its lock unless said otherwise; `struct sp_worker` belongs to
+ * the worker's thread alone and lies in a mapping of its own that is never registered.
+ */
+#ifndef SP_MERGE_STATE_H
+#define SP_MERGE_STATE_H
+
+#include "merge/batch.h"
+#include "merge/debts.h"
+#include "merge/engine.h"
+#include "merge/region.h"
+#include "merge/segments.h"
+#include "merge/window.h"
+#include "os/memory.h"
+#include "os/pagemap.h"
+#include "os/thread.h"
+
+/* A synchronous merge that somebody waits for; lies on the caller's stack. */
+struct sp_request {
+    struct sp_request *next;
+    uint64_t start, end;
+    bool quiescent;
+    struct sp_merge_result result;
+    int error;
+    struct sp_event done; /* posted by the worker; from then on the request is the caller's again */
+};
+
+/* Ranges whose userfaultfd registration the worker is to end. */
+#define SP_RETIRED_MAX 64
+
+struct sp_engine {
+    struct sp_lock lock;
+    struct sp_memory *memory; /* regions, windows, debts */
+    struct sp_alloc alloc;
+    struct sp_settings settings;
+    struct sp_link *link; /* used by the worker only, while there is one */
+    struct sp_regions regions;
+    struct sp_windows windows;
+    struct sp_debts debts;
+    struct sp_window *todo_first, *todo_last; /* windows with something to do, each once */
+    uint64_t generation; /* counts changes of regions and contents by the application's side */
+    struct sp_counters counters;
+    struct sp_histogram freezes;
+    struct sp_range retired[SP_RETIRED_MAX];
+    size_t n_retired;
+    struct sp_request *requests;
+
+    enum sp_engine_state state; /* written under the lock, read anywhere */
+    bool forked;                /* this process has children or is one: pages may be shared by fork */
+    bool child;                 /* copied by fork, without a worker of its own yet */
+    uint64_t child_since_ns;
+    bool start_wanted; /* a worker is to be started when the lock is released */
+
+    struct sp_thread thread; /* valid while thread_started */
+    bool thread_started;
+    bool quit;                /* the worker is to end */
+    int worker_tid;           /* 0: cannot be woken (yet, or any more) */
+    struct sp_worker *worker; /* for a forked child only, to unmap the copy */
+
+    /* What the last pass found. */
+    bool settled;                /* nothing was left to do */
+    uint64_t settled_generation; /* and this was the generation when it began */
+    int stopped_by;              /* the errno behind a state that is not running, 0: none */
+    struct sp_event pass_done;   /* posted after each pass and at each change of state */
+};
+
+/* What a pass holds about the window it works on. */
+struct sp_work {
+    size_t n;
+    struct sp_query queries[SP_WINDOW_PAGES];
+    struct sp_answer answers[SP_WINDOW_PAGES];
+    size_t n_publish;
+    struct sp_query publish[SP_WINDOW_PAGES];
+    struct sp_answer published[SP_WINDOW_PAGES];
+    const void *contents[SP_WINDOW_PAGES];
+    size_t n_sites;
+    struct sp_site sites[SP_WINDOW_PAGES];
+    struct sp_run runs[SP_WINDOW_PAGES];
+    struct sp_batch_run batch_runs[SP_WINDOW_PAGES];
+    struct sp_bits_pair {
+        sp_bits zeros;    /* candidates that hold zeros */
+        sp_bits eligible; /* pages of the window that may be read and merged */
+    } bits;
+};
+
+#define SP_HOT_MAX    1024
+#define SP_RANGES_MAX 2048
+
+struct sp_worker {
+    struct sp_engine *engine;
+    int uffd, pagemap, wake;
+    bool fork_events; /* the userfaultfd delivers them */
+    bool linked;      /* the link is open */
+    bool paused;      /* the domain wants nothing new merged (H15) */
+    struct sp_key key;
+    uint8_t *scratch;
+    struct sp_segments segments;
+    struct sp_batch batch;
+    double cost; /* measured cost of a batch / predicted */
+    struct sp_work work;
+    struct sp_range ranges[SP_RANGES_MAX];
+    uint64_t hot[SP_HOT_MAX]; /* windows that are not to be looked at this time, ascending */
+    size_t n_hot;
+    uint64_t broken_next;   /* window to go on with in search of broken pages */
+    uint64_t pending;       /* windows that the current pass leaves with something to do soon */
+    uint64_t done;          /* pages that the current pass merged or asked about */
+    uint64_t mappings_left; /* of the budget (H4) */
+    uint64_t interval_ns, last_pass_ns, next_pass_ns, next_link_ns, next_report_ns, next_count_ns;
+    struct sp_report report;
+};
+
+/* worker.c */
+void sp_worker_main(void *arg, int status);
+/* Takes the lock while fork events keep being read: the holder may be forking, and its fork waits for us
+ * (H3). */
+void sp_worker_lock(struct sp_worker *w);
+/* Reads fork events, without the lock. */
+void sp_worker_forks(struct sp_worker *w);
+/* The link failed: closes it; everything that rested on it is void. */
+void sp_worker_unlink(struct sp_worker *w);
+
+/* look.c */
+/* Registers ranges that are not yet armed with the userfaultfd. */
+void sp_look_arm(struct sp_worker *w);
+/* Finds what was written in [start, end) since the last look, marks it and queues the windows. */
+void sp_look_written(struct sp_worker *w, uint64_t start, uint64_t end);
+/* Queues every window in [start, end) with all its resident pages as fresh, settled or not. */
+void sp_look_resident(struct sp_worker *w, uint64_t start, uint64_t end);
+/* Looks for broken pages in a share of the windows. */
+void sp_look_broken(struct sp_worker *w, bool all);
+
+/* pass.c */
+enum sp_pass_mode { SP_PASS_BACKGROUND, SP_PASS_NOW, SP_PASS_QUIESCENT };
+/* Works through one window of the list. */
+void sp_pass_window(struct sp_worker *w, uint64_t number, enum sp_pass_mode mode,
+                    struct sp_merge_result *result);
+
+/* engine.c: changes of a window's page that several places make, with counters and debts. All with the lock
+ * held. */
+void sp_engine_queue(struct sp_engine *e, struct sp_window *w);
+/* The page is no longer known to the index. */
+void sp_page_unknow(struct sp_engine *e, struct sp_window *w, unsigned slot);
+/* The page no longer maps the store (or its reference is no longer needed): gives it back. */
+void sp_page_unshare(struct sp_engine *e, struct sp_window *w, unsigned slot);
+void sp_page_unzero(struct sp_engine *e, struct sp_window *w, unsigned slot);
+void sp_engine_set_state(struct sp_engine *e, enum sp_engine_state state, int error);
+uint64_t sp_engine_own_bytes(const struct sp_engine *e);
+
+#endif

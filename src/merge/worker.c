@@ -1,0 +1,580 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The worker: one thread for each process, started when enough memory is registered (H10), with descriptors,
+ * stack and buffers of its own (H2, H9). It sleeps until it is time for the next look, a hint or a fork event
+ * comes in, or the application's side wakes it.
+ *
+ * Lock order: the engine's lock only, never held while talking to the index. sp_worker_lock keeps reading
+ * fork events while it waits, because the holder may be inside fork, and its fork waits in the kernel until
+ * its event is read.
+ */
+#include <errno.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "merge/state.h"
+#include "os/mapping.h"
+#include "os/socket.h"
+#include "os/uffd.h"
+#include "os/wake.h"
+
+#define MS           UINT64_C(1000000)
+#define WORKER_BYTES ((sizeof(struct sp_worker) + SP_PAGE_SIZE - 1) & ~(SP_PAGE_SIZE - 1))
+
+#define RELINK_NS      (1000 * MS)
+#define REPORT_NS      (500 * MS)
+#define MAP_COUNT_NS   (1000 * MS)
+#define NOW_ROUNDS_MAX 16
+#define HINTS_MAX      64
+
+/* ---- lock and fork events ---- */
+
+void sp_worker_forks(struct sp_worker *w) {
+    if (w->fork_events && sp_batch_forks(w->uffd)) {
+        sp_worker_lock(w);
+        w->engine->forked = true;
+        sp_engine_unlock(w->engine);
+    }
+}
+
+void sp_worker_lock(struct sp_worker *w) {
+    struct sp_engine *e = w->engine;
+    bool forked = false;
+    while (!sp_lock_timed(&e->lock, MS / 2))
+        if (w->fork_events && sp_batch_forks(w->uffd))
+            forked = true;
+    e->forked |= forked;
+}
+
+/* While the link waits for the daemon. */
+static void worker_idle(void *ctx) {
+    sp_worker_forks(ctx);
+}
+
+/* ---- the link and the userfaultfd ---- */
+
+static void set_state(struct sp_worker *w, enum sp_engine_state state, int error) {
+    sp_worker_lock(w);
+    if (w->engine->state != SP_ENGINE_STOPPED && !w->engine->quit)
+        sp_engine_set_state(w->engine, state, error);
+    sp_engine_unlock(w->engine);
+}
+
+/* What a page's state rested on the index is void: known pages are asked about again, shared ones stay
+ * shared, without a reference that could be given back (I7). */
+static void forget_index(struct sp_engine *e) {
+    for (struct sp_window *win = sp_windows_next(&e->windows, 0); win;
+         win = sp_windows_next(&e->windows, win->number + 1)) {
+        sp_bits_or(&win->fresh, &win->known);
+        e->counters.v[SP_COUNTER_pages_unshared] -= sp_bits_count(&win->known);
+        memset(&win->known, 0, sizeof(win->known));
+        memset(&win->reask, 0, sizeof(win->reask));
+        memset(&win->shared, 0, sizeof(win->shared));
+        if (sp_bits_any(&win->fresh))
+            sp_engine_queue(e, win);
+    }
+    sp_debts_clear(&e->debts);
+}
+
+void sp_worker_unlink(struct sp_worker *w) {
+    struct sp_engine *e = w->engine;
+    if (!w->linked)
+        return;
+    w->linked = false;
+    sp_segments_clear(&w->segments);
+    e->link->ops->close(e->link);
+    sp_worker_lock(w);
+    forget_index(e);
+    if (e->state == SP_ENGINE_RUNNING)
+        sp_engine_set_state(e, SP_ENGINE_NO_LINK, -ENOTCONN);
+    sp_engine_unlock(e);
+    w->next_link_ns = sp_now_ns() + RELINK_NS;
+}
+
+static int open_userfaultfd(struct sp_worker *w) {
+    struct sp_link *link = w->engine->link;
+    int error = link->ops->userfaultfd(link, &w->uffd, &w->fork_events);
+    if (error) {
+        w->uffd = -1;
+        w->fork_events = false;
+        return error;
+    }
+    error = sp_uffd_register(w->uffd, (uintptr_t)w->scratch, SP_WINDOW_SIZE, SP_UFFD_MODE_MISSING);
+    if (error) {
+        int unused = sp_close(w->uffd);
+        (void)unused;
+        w->uffd = -1;
+        w->fork_events = false;
+        return error;
+    }
+    link->idle_fd = w->fork_events ? w->uffd : -1;
+    link->idle = worker_idle;
+    link->idle_ctx = w;
+    return 0;
+}
+
+/* Joins the domain, and gets the userfaultfd the first time. */
+static void worker_link(struct sp_worker *w) {
+    struct sp_engine *e = w->engine;
+    struct sp_welcome welcome;
+    w->next_link_ns = sp_now_ns() + RELINK_NS;
+    int error = e->link->ops->open(e->link, &welcome);
+    if (error) {
+        set_state(w, SP_ENGINE_NO_LINK, error);
+        return;
+    }
+    w->linked = true;
+    w->key = welcome.key;
+    w->paused = welcome.pause;
+    if (w->uffd < 0)
+        error = open_userfaultfd(w);
+    sp_worker_lock(w);
+    if (!sp_settings_check(&welcome.settings))
+        e->settings = welcome.settings;
+    e->generation++;
+    sp_engine_unlock(e);
+    set_state(w, w->uffd >= 0 ? SP_ENGINE_RUNNING : SP_ENGINE_NO_USERFAULTFD, error);
+    w->next_pass_ns = 0;
+}
+
+/* ---- hints, debts, reports ---- */
+
+static void take_hint(struct sp_worker *w, const struct sp_hint *hint) {
+    struct sp_engine *e = w->engine;
+    sp_worker_lock(w);
+    struct sp_window *win = sp_windows_find(&e->windows, hint->window);
+    if (win) {
+        sp_bits again = hint->pages;
+        sp_bits_and(&again, &win->known);
+        sp_bits_or(&win->reask, &again);
+        if (sp_bits_any(&again))
+            sp_engine_queue(e, win);
+    }
+    sp_engine_unlock(e);
+}
+
+/* Returns how many came. */
+static size_t take_hints(struct sp_worker *w) {
+    struct sp_link *link = w->engine->link;
+    struct sp_hint hints[HINTS_MAX];
+    size_t total = 0, n = HINTS_MAX;
+    while (w->linked && n == HINTS_MAX) {
+        n = 0;
+        if (link->ops->hints(link, hints, HINTS_MAX, &n)) {
+            sp_worker_unlink(w);
+            return total;
+        }
+        for (size_t i = 0; i < n; i++)
+            take_hint(w, &hints[i]);
+        total += n;
+    }
+    return total;
+}
+
+/* Takes up to what fits into the work area of the debts, from their end; sends them without the lock. True
+ * when there may be more. */
+static bool pay_some(struct sp_worker *w) {
+    struct sp_engine *e = w->engine;
+    struct sp_link *link = e->link;
+    struct sp_store_run runs[256];
+    struct sp_query *forgets = w->work.queries;
+    sp_worker_lock(w);
+    struct sp_debts *d = &e->debts;
+    size_t n_runs = d->n_runs < 256 ? d->n_runs : 256;
+    size_t n_forgets = d->n_forgets < SP_WINDOW_PAGES ? d->n_forgets : SP_WINDOW_PAGES;
+    if (n_runs)
+        memcpy(runs, &d->runs[d->n_runs - n_runs], n_runs * sizeof(*runs));
+    if (n_forgets)
+        memcpy(forgets, &d->forgets[d->n_forgets - n_forgets], n_forgets * sizeof(*forgets));
+    d->n_runs -= n_runs;
+    d->n_forgets -= n_forgets;
+    sp_engine_unlock(e);
+    int error = 0;
+    if (n_forgets)
+        error = link->ops->forget(link, forgets, n_forgets);
+    if (!error && n_runs)
+        error = link->ops->release(link, runs, n_runs);
+    if (error)
+        sp_worker_unlink(w);
+    return !error && (n_runs == 256 || n_forgets == SP_WINDOW_PAGES);
+}
+
+static void pay_debts(struct sp_worker *w) {
+    while (w->linked && pay_some(w))
+        ;
+}
+
+/* Gauges that are cheaper to count than to keep. With the lock held. */
+static void count_gauges(struct sp_engine *e) {
+    uint64_t fresh = 0, resident = 0;
+    for (struct sp_window *win = sp_windows_next(&e->windows, 0); win;
+         win = sp_windows_next(&e->windows, win->number + 1)) {
+        sp_bits all = win->known;
+        sp_bits_or(&all, &win->fresh);
+        fresh += sp_bits_count(&win->fresh);
+        sp_bits_or(&all, &win->mapped);
+        resident += sp_bits_count(&all);
+    }
+    e->counters.v[SP_COUNTER_pages_volatile] = fresh;
+    e->counters.v[SP_COUNTER_resident_pages] = resident;
+    e->counters.v[SP_COUNTER_registered_bytes] = e->regions.bytes;
+    e->counters.v[SP_COUNTER_own_bytes] = sp_engine_own_bytes(e);
+}
+
+static void worker_report(struct sp_worker *w) {
+    struct sp_engine *e = w->engine;
+    uint64_t cpu_ns = sp_thread_cpu_ns();
+    sp_worker_lock(w);
+    e->counters.v[SP_COUNTER_cpu_ns] = cpu_ns;
+    count_gauges(e);
+    w->report.counters = e->counters;
+    w->report.freezes = e->freezes;
+    sp_engine_unlock(e);
+    w->next_report_ns = sp_now_ns() + REPORT_NS;
+    if (w->linked && e->link->ops->report(e->link, &w->report, &w->paused))
+        sp_worker_unlink(w);
+}
+
+/* How many mappings may still be added (H4): counted, because the application makes and unmakes its own. */
+static void count_mappings(struct sp_worker *w) {
+    uint64_t used, most;
+    w->next_count_ns = sp_now_ns() + MAP_COUNT_NS;
+    w->mappings_left = 0;
+    if (sp_proc_map_count(&used) || sp_proc_max_map_count(&most))
+        return;
+    uint64_t allowed = most / 100 * w->engine->settings.v[SP_SETTING_map_percent];
+    if (used < allowed)
+        w->mappings_left = allowed - used;
+}
+
+/* ---- passes ---- */
+
+/* Takes the first window off the list; NULL: it is empty. */
+static struct sp_window *todo_take(struct sp_engine *e) {
+    struct sp_window *win = e->todo_first;
+    if (!win)
+        return NULL;
+    e->todo_first = win->next;
+    if (!e->todo_first)
+        e->todo_last = NULL;
+    win->next = NULL;
+    win->queued = false;
+    return win;
+}
+
+/* Works through the windows that are in the list now; those queued meanwhile wait for the next pass. */
+static void work_through(struct sp_worker *w) {
+    struct sp_engine *e = w->engine;
+    struct sp_merge_result unused = {0};
+    sp_worker_lock(w);
+    size_t n = 0;
+    for (struct sp_window *win = e->todo_first; win; win = win->next)
+        n++;
+    sp_engine_unlock(e);
+    w->n_hot = 0;
+    while (n-- && !e->quit) {
+        sp_worker_lock(w);
+        struct sp_window *win = todo_take(e);
+        uint64_t number = win ? win->number : 0;
+        sp_engine_unlock(e);
+        if (!win)
+            return;
+        sp_pass_window(w, number, SP_PASS_BACKGROUND, &unused);
+        take_hints(w);
+    }
+}
+
+/* Windows to be left out of the next look, ascending. */
+static void list_hot(struct sp_worker *w) {
+    struct sp_engine *e = w->engine;
+    sp_worker_lock(w);
+    w->n_hot = 0;
+    for (struct sp_window *win = e->todo_first; win && w->n_hot < SP_HOT_MAX; win = win->next) {
+        if (!win->skip)
+            continue;
+        size_t i = w->n_hot++;
+        for (; i && w->hot[i - 1] > win->number; i--)
+            w->hot[i] = w->hot[i - 1];
+        w->hot[i] = win->number;
+    }
+    sp_engine_unlock(e);
+}
+
+static void post_pass(struct sp_worker *w, uint64_t generation) {
+    struct sp_engine *e = w->engine;
+    sp_worker_lock(w);
+    e->counters.v[SP_COUNTER_full_scans]++;
+    e->settled = w->linked && !w->pending;
+    e->settled_generation = generation;
+    sp_engine_unlock(e);
+    sp_event_post(&e->pass_done);
+}
+
+static void worker_pass(struct sp_worker *w) {
+    struct sp_engine *e = w->engine;
+    uint64_t generation = __atomic_load_n(&e->generation, __ATOMIC_ACQUIRE);
+    w->pending = w->done = 0;
+    if (sp_now_ns() >= w->next_count_ns)
+        count_mappings(w);
+    sp_look_arm(w);
+    sp_look_written(w, 0, UINT64_MAX);
+    work_through(w);
+    list_hot(w);
+    sp_look_broken(w, false);
+    pay_debts(w);
+    if (take_hints(w) || w->done)
+        w->pending++;
+    post_pass(w, generation);
+    uint64_t shortest = e->settings.v[SP_SETTING_sleep_millisecs] * MS;
+    uint64_t longest = e->settings.v[SP_SETTING_sleep_max_millisecs] * MS;
+    w->interval_ns = w->pending ? shortest : w->interval_ns * 2;
+    if (w->interval_ns > longest)
+        w->interval_ns = longest;
+    if (w->interval_ns < shortest)
+        w->interval_ns = shortest;
+    w->last_pass_ns = sp_now_ns();
+    w->next_pass_ns = w->last_pass_ns + w->interval_ns;
+}
+
+/* ---- synchronous merges ---- */
+
+/* One round over the range. Returns whether another one could find more: the index made hints of pages of
+ * ours. */
+static bool now_round(struct sp_worker *w, struct sp_request *r) {
+    struct sp_engine *e = w->engine;
+    enum sp_pass_mode mode = r->quiescent ? SP_PASS_QUIESCENT : SP_PASS_NOW;
+    uint64_t number = r->start / SP_WINDOW_SIZE, end = (r->end + SP_WINDOW_SIZE - 1) / SP_WINDOW_SIZE;
+    while (number < end) {
+        sp_worker_lock(w);
+        struct sp_window *win = sp_windows_next(&e->windows, number);
+        number = win ? win->number : end;
+        sp_engine_unlock(e);
+        if (number >= end)
+            break;
+        sp_pass_window(w, number++, mode, &r->result);
+    }
+    return take_hints(w) > 0;
+}
+
+/* Without tracking nobody knows what changed since the pages were made known. */
+static void now_unknow(struct sp_worker *w, const struct sp_request *r) {
+    struct sp_engine *e = w->engine;
+    sp_worker_lock(w);
+    SP_WINDOWS_EACH(&e->windows, r->start, r->end, win) {
+        unsigned first, last;
+        sp_window_clip(win, r->start, r->end, &first, &last);
+        for (unsigned slot = first; slot < last; slot++)
+            sp_page_unknow(e, win, slot);
+    }
+    sp_engine_unlock(e);
+}
+
+static void serve_request(struct sp_worker *w, struct sp_request *r) {
+    struct sp_engine *e = w->engine;
+    r->error = !w->linked ? -ENOTCONN : w->uffd < 0 && !r->quiescent ? e->stopped_by : 0;
+    if (!r->error && w->uffd < 0 && !r->quiescent)
+        r->error = -EPERM;
+    if (r->error)
+        return;
+    count_mappings(w);
+    if (w->uffd >= 0) {
+        sp_look_arm(w);
+        sp_look_written(w, r->start, r->end);
+    }
+    now_unknow(w, r);
+    sp_look_resident(w, r->start, r->end);
+    for (unsigned round = 0; round < NOW_ROUNDS_MAX && w->linked && now_round(w, r); round++)
+        ;
+    sp_worker_lock(w);
+    SP_WINDOWS_EACH(&e->windows, r->start, r->end, win) {
+        unsigned first, last;
+        sp_window_clip(win, r->start, r->end, &first, &last);
+        for (unsigned slot = first; slot < last; slot++)
+            r->result.shared_pages += sp_bits_get(&win->shared, slot);
+    }
+    sp_engine_unlock(e);
+    pay_debts(w);
+}
+
+static void serve_requests(struct sp_worker *w) {
+    struct sp_engine *e = w->engine;
+    for (;;) {
+        sp_worker_lock(w);
+        struct sp_request *r = e->requests;
+        if (r)
+            e->requests = r->next;
+        sp_engine_unlock(e);
+        if (!r)
+            return;
+        serve_request(w, r);
+        sp_event_post(&r->done);
+    }
+}
+
+/* ---- life ---- */
+
+/* Reasons not to work in this process at all. 0: none. */
+static enum sp_engine_state worker_refuse(void) {
+    int seccomp = 0;
+    bool locked = false, safe = true;
+    if (sp_proc_seccomp(&seccomp) || seccomp)
+        return SP_ENGINE_SECCOMP;
+    if (sp_proc_locked(&locked) || locked)
+        return SP_ENGINE_LOCKED_MEMORY;
+    if (sp_proc_move_is_safe(&safe) || !safe)
+        return SP_ENGINE_UNSAFE_KERNEL;
+    return SP_ENGINE_RUNNING;
+}
+
+static int scratch_init(struct sp_worker *w) {
+    void *scratch;
+    int error = sp_map_new(SP_WINDOW_SIZE, SP_WINDOW_SIZE, &scratch);
+    if (error)
+        return error;
+    w->scratch = scratch;
+    error = sp_advise((uintptr_t)scratch, SP_WINDOW_SIZE, MADV_DONTFORK);
+    return error ? error : sp_advise((uintptr_t)scratch, SP_WINDOW_SIZE, MADV_DONTDUMP);
+}
+
+static int worker_init(struct sp_worker *w) {
+    w->uffd = w->pagemap = w->wake = -1;
+    w->cost = 1.0;
+    int tid, error = sp_wake_open(&w->wake, &tid);
+    if (!error)
+        error = sp_pagemap_open(&w->pagemap);
+    if (!error)
+        error = scratch_init(w);
+    if (!error)
+        error = sp_segments_init(&w->segments);
+    if (error)
+        return error;
+    w->engine->link->idle_fd = -1;
+    __atomic_store_n(&w->engine->worker_tid, tid, __ATOMIC_RELEASE);
+    return 0;
+}
+
+static void worker_deinit(struct sp_worker *w) {
+    int unused = 0;
+    if (w->linked)
+        w->engine->link->ops->close(w->engine->link);
+    sp_segments_deinit(&w->segments);
+    if (w->uffd >= 0)
+        unused = sp_close(w->uffd);
+    if (w->pagemap >= 0)
+        unused = sp_close(w->pagemap);
+    if (w->wake >= 0)
+        unused = sp_close(w->wake);
+    if (w->scratch)
+        unused = sp_unmap(w->scratch, SP_WINDOW_SIZE);
+    (void)unused;
+}
+
+static uint64_t earliest(uint64_t a, uint64_t b) {
+    return a < b ? a : b;
+}
+
+/* Sleeps until something is due. */
+static void worker_wait(struct sp_worker *w) {
+    uint64_t now = sp_now_ns(), due = w->linked ? w->next_pass_ns : w->next_link_ns;
+    int fds[3];
+    size_t n = 0;
+    fds[n++] = w->wake;
+    if (w->fork_events)
+        fds[n++] = w->uffd;
+    int hints = w->linked ? w->engine->link->ops->hint_fd(w->engine->link) : -1;
+    if (hints >= 0)
+        fds[n++] = hints;
+    int ready = due > now ? sp_wait_readable(fds, n, due - now) : 0;
+    if (ready <= 0 || !(ready & 1))
+        return;
+    sp_wake_clear(w->wake);
+    /* Something was registered: look at it soon, but leave what was written its time to settle. */
+    uint64_t soon = w->last_pass_ns + w->engine->settings.v[SP_SETTING_sleep_millisecs] * MS;
+    w->next_pass_ns = earliest(w->next_pass_ns, soon);
+}
+
+static void worker_loop(struct sp_worker *w) {
+    struct sp_engine *e = w->engine;
+    while (!__atomic_load_n(&e->quit, __ATOMIC_ACQUIRE)) {
+        sp_worker_forks(w);
+        if (!w->linked && sp_now_ns() >= w->next_link_ns)
+            worker_link(w);
+        serve_requests(w);
+        if (w->linked && take_hints(w))
+            w->next_pass_ns = earliest(w->next_pass_ns, sp_now_ns());
+        if (w->linked && w->uffd >= 0 && sp_now_ns() >= w->next_pass_ns)
+            worker_pass(w);
+        else if (w->uffd < 0)
+            w->next_pass_ns = sp_now_ns() + RELINK_NS;
+        if (w->linked && sp_now_ns() >= w->next_report_ns)
+            worker_report(w);
+        if (!__atomic_load_n(&e->quit, __ATOMIC_ACQUIRE))
+            worker_wait(w);
+    }
+    if (w->linked)
+        worker_report(w);
+}
+
+/* Requests that nobody will serve any more. */
+static void fail_requests(struct sp_engine *e) {
+    for (;;) {
+        sp_lock_acquire(&e->lock);
+        struct sp_request *r = e->requests;
+        if (r) {
+            e->requests = r->next;
+            r->error = e->stopped_by ? e->stopped_by : -ECANCELED;
+        }
+        sp_lock_release(&e->lock);
+        if (!r)
+            return;
+        sp_event_post(&r->done);
+    }
+}
+
+static void worker_end(struct sp_engine *e, enum sp_engine_state state, int error) {
+    sp_lock_acquire(&e->lock);
+    __atomic_store_n(&e->worker_tid, 0, __ATOMIC_RELEASE);
+    if (e->state != SP_ENGINE_STOPPED && !e->quit)
+        sp_engine_set_state(e, state, error);
+    e->quit = true;
+    e->worker = NULL;
+    sp_lock_release(&e->lock);
+    fail_requests(e);
+    sp_event_post(&e->pass_done);
+}
+
+void sp_worker_main(void *arg, int status) {
+    struct sp_engine *e = arg;
+    if (status) {
+        worker_end(e, SP_ENGINE_NO_THREAD, status);
+        return;
+    }
+    enum sp_engine_state refuse = worker_refuse();
+    if (refuse != SP_ENGINE_RUNNING) {
+        worker_end(e, refuse, -EPERM);
+        return;
+    }
+    void *memory;
+    int error = sp_map_new(WORKER_BYTES, SP_PAGE_SIZE, &memory);
+    if (error) {
+        worker_end(e, SP_ENGINE_NO_THREAD, error);
+        return;
+    }
+    struct sp_worker *w = memory;
+    w->engine = e;
+    error = worker_init(w);
+    if (!error) {
+        /* Merged memory must stay in core dumps (H8); without this it would only be missing there. */
+        int unused = sp_proc_dump_private_files();
+        (void)unused;
+        sp_lock_acquire(&e->lock);
+        e->worker = w;
+        sp_lock_release(&e->lock);
+        worker_loop(w);
+    }
+    worker_deinit(w);
+    worker_end(e, error ? SP_ENGINE_NO_THREAD : SP_ENGINE_IDLE, error);
+    int unused = sp_unmap(memory, WORKER_BYTES);
+    (void)unused;
+}
