@@ -1,0 +1,312 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * State, locks and registration of the shim. See shim.h.
+ */
+#include "preload/shim.h"
+
+#include <errno.h>
+#include <sys/mman.h>
+
+#include "os/kernel.h"
+#include "os/mapping.h"
+#include "os/proc.h"
+
+/* Bounds: beyond them new memory is simply not merged. In .bss: what is not used is never touched. */
+#define TRACKED_MAX 16384
+#define WANTED_MAX  8192
+#define FORMER_MAX  8192
+#define SMALL_MAX   1024
+
+static struct sp_range tracked_items[TRACKED_MAX], wanted_items[WANTED_MAX], former_items[FORMER_MAX];
+static struct sp_range wiped_items[SMALL_MAX], dontfork_items[SMALL_MAX], locked_items[SMALL_MAX];
+
+struct shim shim = {
+    .tracked = {.items = tracked_items, .room = TRACKED_MAX},
+    .wanted = {.items = wanted_items, .room = WANTED_MAX, .keep = true},
+    .former = {.items = former_items, .room = FORMER_MAX, .keep = true},
+    .wiped = {.items = wiped_items, .room = SMALL_MAX},
+    .dontfork = {.items = dontfork_items, .room = SMALL_MAX, .keep = true},
+    .locked = {.items = locked_items, .room = SMALL_MAX},
+};
+
+bool shim_overlaps(uint64_t start, uint64_t end) {
+    if (!shim.engine)
+        return false;
+    return ranges_overlap(&shim.tracked, start, end) || ranges_overlap(&shim.wanted, start, end) ||
+           ranges_overlap(&shim.former, start, end);
+}
+
+bool shim_special_locked(uint64_t start, uint64_t end) {
+    return ranges_overlap(&shim.wanted, start, end) || ranges_overlap(&shim.former, start, end);
+}
+
+/* A child of vfork runs in our memory, and its next exec would kill a worker that it started, batch or not.
+ */
+static bool may_start_worker(void) {
+    return sp_syscall(SYS_getpid) == shim.pid;
+}
+
+static void register_locked(uint64_t start, uint64_t end) {
+    if (sp_engine_add_locked(shim.engine, start, end, false, NULL) < 0)
+        ranges_cut(&shim.wanted, start, end);
+}
+
+/*
+ * The last call that runs without the lock has gone: from now on nobody touches tracked memory without it.
+ * The stores to `state` and the loads of `inflight` here, and the other way round in shim_enter, are
+ * sequentially consistent: one of the two sees the other.
+ */
+static void finish_arming_locked(void) {
+    if (__atomic_load_n(&shim.state, __ATOMIC_SEQ_CST) != SHIM_ARMING || !may_start_worker() ||
+        __atomic_load_n(&shim.inflight, __ATOMIC_SEQ_CST) > 0)
+        return;
+    __atomic_store_n(&shim.state, SHIM_ARMED, __ATOMIC_SEQ_CST);
+    struct sp_range part = {0};
+    while (ranges_first(&shim.wanted, part.end, UINT64_MAX, &part))
+        register_locked(part.start, part.end);
+}
+
+bool shim_lock(void) {
+    if (sp_engine_lock_mine(shim.engine))
+        return false;
+    sp_engine_lock(shim.engine);
+    finish_arming_locked();
+    return true;
+}
+
+void shim_unlock(bool taken) {
+    if (!taken)
+        return;
+    sp_engine_unlock(shim.engine);
+    if (shim.forked && !shim.stopped && shim.wanted.n && may_start_worker())
+        sp_engine_kick(shim.engine);
+}
+
+static void leave_counted(void) {
+    if (__atomic_sub_fetch(&shim.inflight, 1, __ATOMIC_SEQ_CST) <= 0 &&
+        __atomic_load_n(&shim.state, __ATOMIC_SEQ_CST) == SHIM_ARMING)
+        shim_unlock(shim_lock());
+}
+
+enum shim_path shim_enter(uint64_t start, uint64_t end) {
+    if (!shim_overlaps(start, end))
+        return SHIM_RAW;
+    if (__atomic_load_n(&shim.state, __ATOMIC_RELAXED) == SHIM_UNARMED) {
+        __atomic_add_fetch(&shim.inflight, 1, __ATOMIC_SEQ_CST);
+        if (__atomic_load_n(&shim.state, __ATOMIC_SEQ_CST) == SHIM_UNARMED)
+            return SHIM_COUNTED;
+        leave_counted();
+    }
+    return shim_lock() ? SHIM_LOCKED : SHIM_NESTED;
+}
+
+void shim_leave(enum shim_path path) {
+    if (path == SHIM_COUNTED)
+        leave_counted();
+    else if (path == SHIM_LOCKED)
+        shim_unlock(true);
+}
+
+void shim_track_locked(uint64_t start, uint64_t end) {
+    if (shim.stopped || !ranges_add(&shim.tracked, start, end))
+        return;
+    if (shim.merge_any)
+        shim_want_locked(start, end);
+}
+
+void shim_track(uint64_t start, uint64_t end) {
+    if (shim.stopped)
+        return;
+    bool taken = shim_lock();
+    shim_track_locked(start, end);
+    shim_unlock(taken);
+}
+
+void shim_forget_locked(uint64_t start, uint64_t end) {
+    ranges_cut(&shim.tracked, start, end);
+    ranges_cut(&shim.wanted, start, end);
+    ranges_cut(&shim.former, start, end);
+    ranges_cut(&shim.wiped, start, end);
+    ranges_cut(&shim.dontfork, start, end);
+    ranges_cut(&shim.locked, start, end);
+}
+
+/* A part that is tracked and not to be wiped in children (those mappings of the store must not be shared
+ * again: a child would lose them). */
+static void want_part_locked(uint64_t start, uint64_t end) {
+    if (ranges_overlap(&shim.wiped, start, end) || !ranges_add(&shim.wanted, start, end))
+        return;
+    if (shim.state == SHIM_ARMED && may_start_worker())
+        register_locked(start, end);
+}
+
+void shim_want_locked(uint64_t start, uint64_t end) {
+    if (shim.stopped)
+        return;
+    struct sp_range part = {.end = start};
+    while (ranges_first(&shim.tracked, part.end, end, &part))
+        want_part_locked(part.start, part.end);
+    if (shim.state == SHIM_UNARMED && shim.wanted.n) {
+        __atomic_store_n(&shim.state, SHIM_ARMING, __ATOMIC_SEQ_CST);
+        finish_arming_locked();
+    }
+}
+
+static int retire_part_locked(uint64_t start, uint64_t end) {
+    if (shim.state == SHIM_ARMED) {
+        if (!ranges_add(&shim.former, start, end))
+            return -ENOMEM;
+        int r = sp_engine_unmerge_locked(shim.engine, start, end);
+        if (r < 0)
+            return r;
+        sp_engine_remove_locked(shim.engine, start, end, false);
+    }
+    ranges_cut(&shim.wanted, start, end);
+    return 0;
+}
+
+int shim_retire_locked(uint64_t start, uint64_t end) {
+    struct sp_range part = {.end = start};
+    while (ranges_first(&shim.wanted, part.end, end, &part)) {
+        int r = retire_part_locked(part.start, part.end);
+        if (r < 0)
+            return r;
+    }
+    return 0;
+}
+
+void shim_unmap_begin_locked(uint64_t start, uint64_t end) {
+    if (shim.state == SHIM_ARMED && shim_special_locked(start, end))
+        sp_engine_remove_locked(shim.engine, start, end, true);
+}
+
+/* mmap may have unmapped what was there before it failed. */
+void shim_unmap_failed_locked(uint64_t start, uint64_t end) {
+    if (!shim_mapped(start, end)) {
+        shim_forget_locked(start, end);
+        return;
+    }
+    struct sp_range part = {.end = start};
+    while (shim.state == SHIM_ARMED && ranges_first(&shim.wanted, part.end, end, &part)) {
+        /* The engine has let go of mappings of the store that are still there. */
+        if (ranges_add(&shim.former, part.start, part.end))
+            register_locked(part.start, part.end);
+    }
+}
+
+/* Unregistered memory leaves the set first, so that it cannot be registered while the call runs. */
+long shim_replace(uint64_t start, uint64_t end, const struct call *c) {
+    if (!shim_overlaps(start, end))
+        return call_make(c);
+    bool taken = shim_lock();
+    if (!shim_special_locked(start, end)) {
+        shim_forget_locked(start, end);
+        shim_unlock(taken);
+        return call_make(c);
+    }
+    shim_unmap_begin_locked(start, end);
+    long r = call_make(c);
+    if (is_error(r))
+        shim_unmap_failed_locked(start, end);
+    else
+        shim_forget_locked(start, end);
+    shim_unlock(taken);
+    return r;
+}
+
+bool shim_mapped(uint64_t start, uint64_t end) {
+    /* Looks at every mapping of the range and does nothing else: msync(2), ENOMEM. */
+    return sp_syscall(SYS_msync, start, end - start, MS_ASYNC) != -ENOMEM;
+}
+
+void shim_attributes_set(uint64_t start, uint64_t end, unsigned attributes) {
+    static const struct {
+        unsigned attribute;
+        int advice;
+    } table[] = {{SP_ATTR_DONTFORK, MADV_DONTFORK},
+                 {SP_ATTR_DONTDUMP, MADV_DONTDUMP},
+                 {SP_ATTR_HUGEPAGE, MADV_HUGEPAGE},
+                 {SP_ATTR_NOHUGEPAGE, MADV_NOHUGEPAGE}};
+    for (size_t i = 0; i < sizeof(table) / sizeof(*table); i++)
+        if (attributes & table[i].attribute)
+            sp_syscall(SYS_madvise, start, end - start, table[i].advice);
+}
+
+/* A walk over the mappings of the store in a range. */
+struct store_walk {
+    uint64_t position, end;
+    const struct call *call; /* made on what lies between them; NULL: discard the mappings themselves */
+    unsigned at;
+    struct ranges *store;
+    long result;
+};
+
+static void call_between(struct store_walk *w, uint64_t start, uint64_t end) {
+    if (start >= end || w->result < 0)
+        return;
+    struct call c = *w->call;
+    c.a[w->at] = (long)start;
+    c.a[w->at + 1] = (long)(end - start);
+    w->result = call_make(&c);
+}
+
+static bool visit_apply(void *ctx, const struct sp_mapping *m) {
+    struct store_walk *w = ctx;
+    if (!(m->attributes & SP_ATTR_STORE))
+        return true;
+    uint64_t start = m->start > w->position ? m->start : w->position;
+    uint64_t end = m->end < w->end ? m->end : w->end;
+    call_between(w, w->position, start);
+    if (w->result >= 0 && w->store && start < end && !ranges_add(w->store, start, end))
+        w->result = -ENOMEM;
+    w->position = end;
+    return w->result >= 0;
+}
+
+long shim_apply_locked(const struct call *c, unsigned at, uint64_t start, uint64_t end,
+                       struct ranges *ret_store) {
+    struct store_walk w = {.position = start, .end = end, .call = c, .at = at, .store = ret_store};
+    if (shim_special_locked(start, end)) {
+        int r = sp_proc_mappings(start, end, visit_apply, &w);
+        if (r < 0)
+            return -ENOMEM;
+    }
+    call_between(&w, w.position, end);
+    return w.result;
+}
+
+static bool visit_discard(void *ctx, const struct sp_mapping *m) {
+    struct store_walk *w = ctx;
+    if (!(m->attributes & SP_ATTR_STORE))
+        return true;
+    uint64_t start = m->start > w->position ? m->start : w->position;
+    uint64_t end = m->end < w->end ? m->end : w->end;
+    w->result = sp_map_fresh(start, end - start, m->prot);
+    if (w->result >= 0)
+        shim_attributes_set(start, end, m->attributes);
+    return w->result >= 0;
+}
+
+int shim_discard_locked(uint64_t start, uint64_t end) {
+    if (ranges_overlap(&shim.wanted, start, end) && shim.state == SHIM_ARMED) {
+        int r = sp_engine_discard_locked(shim.engine, start, end);
+        if (r < 0)
+            return r;
+    }
+    struct sp_range part = {.end = start};
+    while (ranges_first(&shim.former, part.end, end, &part)) {
+        struct store_walk w = {.position = part.start, .end = part.end};
+        int r = sp_proc_mappings(part.start, part.end, visit_discard, &w);
+        if (r < 0 || w.result < 0)
+            return -ENOMEM;
+        ranges_cut(&shim.former, part.start, part.end);
+    }
+    return 0;
+}
+
+void shim_stop(enum sp_engine_state why) {
+    if (!shim.engine || shim.stopped)
+        return;
+    shim.stopped = true;
+    sp_engine_stop(shim.engine, why);
+}

@@ -1,0 +1,95 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The constructor: reads the environment that `samepage run` made, and makes an engine that as yet has no
+ * thread, no descriptor and no region. Whatever is wrong, the program runs, unmerged; only with
+ * SAMEPAGE_VERBOSE=1 does it hear of it.
+ *
+ *     SAMEPAGE_SOCKET   the daemon's socket; without it nothing is done at all
+ *     SAMEPAGE_ALIVE    a file that is mapped for as long as the process lives: its owner sees by it that
+ *                       somebody is left (fcntl(2), leases)
+ *     SAMEPAGE_SET      "KEY=VALUE,...", see core/settings.h
+ *
+ * Runs before every other constructor, the C library's own included (-z initfirst; see fork.c for why), so
+ * that the environment comes from the arguments that the dynamic linker passes, not from getenv.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "client/remote.h"
+#include "core/settings.h"
+#include "preload/shim.h"
+
+static const char *environment_get(char **environment, const char *name) {
+    size_t n = strlen(name);
+    for (; environment && *environment; environment++)
+        if (strncmp(*environment, name, n) == 0 && (*environment)[n] == '=')
+            return *environment + n + 1;
+    return NULL;
+}
+
+static void complain(char **environment, const char *what, const char *text) {
+    const char *verbose = environment_get(environment, "SAMEPAGE_VERBOSE");
+    if (!verbose || strcmp(verbose, "1") != 0)
+        return;
+    char line[512] = "samepage: not merging: ";
+    size_t room = sizeof(line) - 2;
+    strncat(line, what, room - strlen(line));
+    strncat(line, ": ", room - strlen(line));
+    strncat(line, text, room - strlen(line));
+    strcat(line, "\n");
+    sp_syscall(SYS_write, 2, line, strlen(line));
+}
+
+/* Failing is no reason not to merge: the owner then merely does not wait for us. */
+static void alive_map(const char *path) {
+    long fd = sp_syscall(SYS_openat, AT_FDCWD, path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0)
+        return;
+    sp_syscall(SYS_mmap, 0, SP_PAGE_SIZE, PROT_READ, MAP_SHARED, fd, 0);
+    sp_syscall(SYS_close, fd);
+}
+
+static void start(char **environment) {
+    const char *socket = environment_get(environment, "SAMEPAGE_SOCKET");
+    const char *set = environment_get(environment, "SAMEPAGE_SET");
+    const char *alive = environment_get(environment, "SAMEPAGE_ALIVE");
+    struct sp_settings settings;
+    struct sp_link *link;
+    struct sp_engine *engine;
+    char error[256] = "";
+
+    if (!socket)
+        return;
+    if (alive && *alive)
+        alive_map(alive);
+    sp_settings_init(&settings);
+    if (set && *set && sp_settings_parse(&settings, set, error, sizeof(error)) < 0) {
+        complain(environment, "SAMEPAGE_SET", error);
+        return;
+    }
+    if (socket[0] != '/') {
+        complain(environment, "SAMEPAGE_SOCKET", "not an absolute path");
+        return;
+    }
+    int r = sp_remote_link_new(socket, &link);
+    if (r >= 0)
+        r = sp_engine_new(link, &settings, &engine);
+    if (r < 0) {
+        complain(environment, "SAMEPAGE_SOCKET", r == -ENAMETOOLONG ? "path too long" : "not enough memory");
+        return;
+    }
+    shim.pid = (int)sp_syscall(SYS_getpid);
+    fork_init();
+    /* From here on the interposed calls see it; there is only this thread. */
+    shim.engine = engine;
+}
+
+__attribute__((constructor)) static void construct(int argc, char **argv, char **environment) {
+    int saved = errno;
+    (void)argc;
+    (void)argv;
+    start(environment);
+    errno = saved;
+}
