@@ -277,10 +277,10 @@ static void remote_close(struct sp_link *l) {
     session_close(remote_of(l));
 }
 
+/* After close(), possibly by another thread than the one that opened it, where our numbers are those of the
+ * program's descriptors (H9): nothing is closed here. */
 static void remote_free(struct sp_link *l) {
-    struct remote *r = remote_of(l);
-    session_close(r);
-    (void)!sp_unmap(r, sizeof *r);
+    (void)!sp_unmap(remote_of(l), sizeof(struct remote));
 }
 
 /* The child has none of the descriptors, and keeps the mapping of the token: it holds the parent's references

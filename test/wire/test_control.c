@@ -1,0 +1,221 @@
+/* SPDX-License-Identifier: MIT */
+/* sp_control_status against a peer that this test plays: what is right, and each way of being wrong. */
+#include <errno.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "os/socket.h"
+#include "wire/control.h"
+#include "wire/message.h"
+
+static char directory[] = "/tmp/samepage-control-XXXXXX";
+static char path[64];
+
+static int setup(void **state) {
+    if (!mkdtemp(directory))
+        return -1;
+    snprintf(path, sizeof path, "%s/socket", directory);
+    return 0;
+}
+
+static int teardown(void **state) {
+    unlink(path);
+    return rmdir(directory);
+}
+
+static void send_message(int fd, void *message, size_t bytes) {
+    struct iovec part = {.iov_base = message, .iov_len = bytes};
+    int r = sp_socket_send(fd, &part, 1, NULL, 0, true);
+    /* A caller that has seen enough hangs up. */
+    if (r)
+        _exit(r == -EPIPE || r == -ECONNRESET ? 0 : 1);
+}
+
+static void send_daemon(int fd, uint64_t n_domains) {
+    struct sp_wire_status_daemon m = {.pid = 42, .cpu_ns = 43, .n_domains = n_domains};
+    sp_wire_header_init(&m.header, SP_WIRE_STATUS_DAEMON, sizeof m, 1);
+    send_message(fd, &m, sizeof m);
+}
+
+static void send_domain(int fd, uint32_t uid, uint32_t n_clients) {
+    struct sp_wire_status_domain m = {.uid = uid, .n_clients = n_clients, .saved_peak_bytes = 4096};
+    sp_wire_header_init(&m.header, SP_WIRE_STATUS_DOMAIN, sizeof m, 1);
+    m.counters.v[SP_COUNTER_pages_shared] = 17;
+    send_message(fd, &m, sizeof m);
+}
+
+static void send_client(int fd, uint32_t pid) {
+    struct sp_wire_status_client m = {.pid = pid, .state = 1, .name = "someone"};
+    sp_wire_header_init(&m.header, SP_WIRE_STATUS_CLIENT, sizeof m, 1);
+    send_message(fd, &m, sizeof m);
+}
+
+static void send_end(int fd) {
+    struct sp_wire_empty m;
+    sp_wire_header_init(&m.header, SP_WIRE_STATUS_END, sizeof m, 1);
+    send_message(fd, &m, sizeof m);
+}
+
+static void play_right(int fd) {
+    send_daemon(fd, 2);
+    send_domain(fd, 0, 2);
+    send_client(fd, 100);
+    send_client(fd, 101);
+    send_domain(fd, 1000, 0);
+    send_end(fd);
+}
+
+static void play_no_daemon(int fd) {
+    send_domain(fd, 0, 0);
+    send_end(fd);
+}
+
+static void play_too_many_clients(int fd) {
+    send_daemon(fd, 1);
+    send_domain(fd, 0, 1);
+    send_client(fd, 1);
+    send_client(fd, 2);
+    send_end(fd);
+}
+
+static void play_too_few_clients(int fd) {
+    send_daemon(fd, 1);
+    send_domain(fd, 0, 3);
+    send_client(fd, 1);
+    send_end(fd);
+}
+
+static void play_two_daemons(int fd) {
+    send_daemon(fd, 0);
+    send_daemon(fd, 0);
+    send_end(fd);
+}
+
+static void play_other_type(int fd) {
+    struct sp_wire_result m = {.result = 0};
+    sp_wire_header_init(&m.header, SP_WIRE_RESULT, sizeof m, 1);
+    send_message(fd, &m, sizeof m);
+}
+
+static void play_garbage(int fd) {
+    char text[] = "HTTP/1.1 400 Bad Request\r\n\r\n";
+    send_message(fd, text, sizeof text);
+}
+
+static void play_other_version(int fd) {
+    struct sp_wire_refused m = {.error = -EPROTONOSUPPORT};
+    sp_wire_header_init(&m.header, SP_WIRE_REFUSED, sizeof m, 0);
+    m.header.version = SP_WIRE_VERSION + 1;
+    send_message(fd, &m, sizeof m);
+}
+
+static void play_refusal(int fd) {
+    struct sp_wire_refused m = {.error = -EACCES};
+    sp_wire_header_init(&m.header, SP_WIRE_REFUSED, sizeof m, 0);
+    send_message(fd, &m, sizeof m);
+}
+
+static void play_end(int fd) {
+    send_daemon(fd, 1);
+}
+
+static void play_silence(int fd) {
+    char c;
+    /* Until the caller gives up. */
+    while (sp_socket_receive(fd, &c, 1, NULL, NULL, -1) != 0)
+        ;
+}
+
+/* A child plays the daemon for one connection. `read_request`: it reads the request before it answers. */
+static int ask(void (*play)(int fd), bool read_request, int timeout_ms, struct sp_status **ret_status) {
+    int listener;
+    unlink(path);
+    assert_int_equal(sp_socket_listen(path, false, &listener), 0);
+    pid_t child = fork();
+    assert_true(child >= 0);
+    if (!child) {
+        int fd;
+        char request[64];
+        alarm(60);
+        while (sp_socket_accept(listener, &fd))
+            (void)!sp_wait_readable(&listener, 1, UINT64_MAX);
+        if (read_request && sp_socket_receive(fd, request, sizeof request, NULL, NULL, -1) <= 0)
+            _exit(2);
+        play(fd);
+        _exit(0);
+    }
+    int r = sp_control_status(path, timeout_ms, ret_status), status;
+    close(listener);
+    assert_int_equal(waitpid(child, &status, 0), child);
+    assert_int_equal(status, 0);
+    return r;
+}
+
+static void test_right(void **state) {
+    struct sp_status *s;
+    assert_int_equal(ask(play_right, true, 30000, &s), 0);
+    assert_int_equal(s->daemon_pid, 42);
+    assert_int_equal(s->daemon_cpu_ns, 43);
+    assert_int_equal(s->n_domains, 2);
+    assert_int_equal(s->domains[0].n_clients, 2);
+    assert_int_equal(s->domains[0].clients[1].pid, 101);
+    assert_string_equal(s->domains[0].clients[1].name, "someone");
+    assert_int_equal(s->domains[1].uid, 1000);
+    assert_int_equal(s->domains[1].n_clients, 0);
+    assert_int_equal(s->domains[1].saved_peak_bytes, 4096);
+    assert_int_equal(s->domains[1].counters.v[SP_COUNTER_pages_shared], 17);
+    assert_null(sp_status_free(s));
+}
+
+static void test_wrong(void **state) {
+    static void (*const plays[])(int fd) = {play_no_daemon,    play_too_many_clients, play_too_few_clients,
+                                            play_two_daemons,  play_other_type,       play_garbage,
+                                            play_other_version};
+    struct sp_status *s = NULL;
+    for (size_t i = 0; i < sizeof plays / sizeof plays[0]; i++) {
+        assert_int_equal(ask(plays[i], true, 30000, &s), -EPROTO);
+        assert_null(s);
+    }
+}
+
+static void test_refused(void **state) {
+    struct sp_status *s = NULL;
+    assert_int_equal(ask(play_refusal, true, 30000, &s), -EACCES);
+    /* A daemon may refuse without having read what was asked. */
+    assert_int_equal(ask(play_refusal, false, 30000, &s), -EACCES);
+    assert_null(s);
+}
+
+static void test_ends(void **state) {
+    struct sp_status *s = NULL;
+    assert_int_equal(ask(play_end, true, 30000, &s), -ECONNREFUSED);
+    assert_int_equal(ask(play_silence, true, 50, &s), -ETIMEDOUT);
+    assert_null(s);
+}
+
+static void test_nobody(void **state) {
+    struct sp_status *s = NULL;
+    int fd;
+    unlink(path);
+    assert_int_equal(sp_control_status(path, 1000, &s), -ENOENT);
+    assert_int_equal(sp_socket_listen(path, false, &fd), 0);
+    close(fd);
+    assert_int_equal(sp_control_status(path, 1000, &s), -ECONNREFUSED);
+    assert_null(s);
+    assert_null(sp_status_free(NULL));
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_right), cmocka_unit_test(test_wrong),  cmocka_unit_test(test_refused),
+        cmocka_unit_test(test_ends),  cmocka_unit_test(test_nobody),
+    };
+    return cmocka_run_group_tests_name("wire/control", tests, setup, teardown);
+}
