@@ -21,6 +21,8 @@
 struct sp_link;
 
 /* What the index tells without being asked: pages of window `window` that it is worth asking about again. */
+#define SP_HINT_ALL                                                                                          \
+    UINT64_MAX /* as a window: hints were lost, every page that has no twin yet is worth asking about */
 struct sp_hint {
     uint64_t window;
     sp_bits pages;

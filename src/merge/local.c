@@ -339,6 +339,13 @@ static int local_hints(struct sp_link *link, struct sp_hint *ret_hints, size_t m
         l->next_poll_ns = now + EPOCH_POLL_NS;
         poll_epochs(l);
     }
+    if (l->hints_lost && max) {
+        ret_hints[0] = (struct sp_hint){.window = SP_HINT_ALL};
+        *ret_n = 1;
+        l->hints_lost = false;
+        l->n_hints = 0;
+        return 0;
+    }
     size_t n = l->n_hints < max ? l->n_hints : max;
     memcpy(ret_hints, l->hints, n * sizeof(*ret_hints));
     memmove(l->hints, &l->hints[n], (l->n_hints - n) * sizeof(*l->hints));

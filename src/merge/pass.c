@@ -84,10 +84,14 @@ static void choose_settled(struct sp_worker *w, struct sp_window *win, enum sp_p
 /* Pages that a parent or child still shares are shared already, and cannot be moved: left alone until they
  * are ours alone. */
 static void drop_forked(struct sp_worker *w, struct sp_window *win, sp_bits *candidates) {
-    SP_BITS_EACH(candidates, slot) {
-        if (sp_pagemap_exclusive(w->pagemap, page_number(win->number, slot)) == 1)
-            continue;
-        sp_bits_clear(candidates, slot);
+    sp_bits exclusive, shared = *candidates;
+    if (sp_pagemap_exclusive_window(w->pagemap, win->number, &exclusive)) {
+        w->engine->counters.v[SP_COUNTER_errors]++;
+        memset(&exclusive, 0, sizeof(exclusive));
+    }
+    sp_bits_minus(&shared, &exclusive);
+    sp_bits_minus(candidates, &shared);
+    SP_BITS_EACH(&shared, slot) {
         sp_volatility_failed(&win->volatility[slot]);
     }
 }

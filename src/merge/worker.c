@@ -140,17 +140,22 @@ static void worker_link(struct sp_worker *w) {
 
 /* ---- hints, debts, reports ---- */
 
+/* Pages of the window that are known and among `pages` are to be asked about again. With the lock held. */
+static void reask(struct sp_engine *e, struct sp_window *win, sp_bits pages) {
+    sp_bits_and(&pages, &win->known);
+    sp_bits_or(&win->reask, &pages);
+    if (sp_bits_any(&pages))
+        sp_engine_queue(e, win);
+}
+
 static void take_hint(struct sp_worker *w, const struct sp_hint *hint) {
     struct sp_engine *e = w->engine;
     sp_worker_lock(w);
-    struct sp_window *win = sp_windows_find(&e->windows, hint->window);
-    if (win) {
-        sp_bits again = hint->pages;
-        sp_bits_and(&again, &win->known);
-        sp_bits_or(&win->reask, &again);
-        if (sp_bits_any(&again))
-            sp_engine_queue(e, win);
-    }
+    struct sp_window *win = sp_windows_next(&e->windows, hint->window == SP_HINT_ALL ? 0 : hint->window);
+    for (; win && hint->window == SP_HINT_ALL; win = sp_windows_next(&e->windows, win->number + 1))
+        reask(e, win, win->known);
+    if (win && win->number == hint->window)
+        reask(e, win, hint->pages);
     sp_engine_unlock(e);
 }
 

@@ -101,6 +101,25 @@ int sp_pagemap_scan(int fd, enum sp_pagemap_query query, uint64_t start, uint64_
 #define ENTRY_EXCLUSIVE (UINT64_C(1) << 56)
 #define ENTRY_PRESENT   (UINT64_C(1) << 63)
 
+static bool entry_exclusive(uint64_t entry) {
+    return (entry & (ENTRY_EXCLUSIVE | ENTRY_PRESENT)) == (ENTRY_EXCLUSIVE | ENTRY_PRESENT);
+}
+
+int sp_pagemap_exclusive_window(int fd, uint64_t window, sp_bits *ret_bits) {
+    int fault = sp_fault("pagemap_exclusive");
+    if (fault)
+        return fault;
+    uint64_t entries[SP_WINDOW_PAGES];
+    long r = sp_syscall(SYS_pread64, fd, entries, sizeof(entries), window * sizeof(entries));
+    if (r < 0)
+        return (int)r;
+    *ret_bits = (sp_bits){0};
+    for (unsigned slot = 0; slot < (size_t)r / sizeof(*entries); slot++)
+        if (entry_exclusive(entries[slot]))
+            sp_bits_set(ret_bits, slot);
+    return 0;
+}
+
 int sp_pagemap_exclusive(int fd, sp_page page) {
     int fault = sp_fault("pagemap_exclusive");
     if (fault)
@@ -111,5 +130,5 @@ int sp_pagemap_exclusive(int fd, sp_page page) {
         return (int)r;
     if (r != (long)sizeof(entry))
         return 0;
-    return (entry & (ENTRY_EXCLUSIVE | ENTRY_PRESENT)) == (ENTRY_EXCLUSIVE | ENTRY_PRESENT);
+    return entry_exclusive(entry);
 }

@@ -32,6 +32,10 @@ enum sp_pagemap_query {
 SP_WARN_UNUSED int sp_pagemap_scan(int fd, enum sp_pagemap_query query, uint64_t start, uint64_t end,
                                    struct sp_range *vec, size_t n, size_t *ret_n, uint64_t *ret_next);
 
+/* The pages of a window (address / SP_WINDOW_SIZE) that are present and used by this process only (bit 56 of
+ * their pagemap entries): not shared by fork. One read. */
+SP_WARN_UNUSED int sp_pagemap_exclusive_window(int fd, uint64_t window, sp_bits *ret_bits);
+
 /* 1 when this process is the only user of the page (bit 56 of its pagemap entry), 0 when not or not present.
  */
 SP_WARN_UNUSED int sp_pagemap_exclusive(int fd, sp_page page);
