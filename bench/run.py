@@ -15,8 +15,8 @@ repetition goes like this:
 CPU is that of the whole machine between t0 and t1 (/proc/stat, 10 ms ticks, all that is not idle: scanner,
 daemon, faults of the programs, poller), and beside it the scheduler's exact account of the processes
 concerned. Memory saved is not taken from anybody's counters: it is what the kernel charges to these processes
-(the sum of Pss, which counts a shared page once), daemon included, so what samepage needs for itself is
-subtracted. AnonPages + Shmem of the whole machine stand beside it; other programs move that figure too.
+(the sum of Pss, which counts a shared page once) and to the store, daemon included, so what samepage needs for
+itself is subtracted. AnonPages + Shmem of the whole machine stand beside it; other programs move that figure too.
 
 KSM gets pages_to_scan 100000 and sleep_millisecs 0, samepage its defaults. Settings of the kernel that are
 changed are put back, whatever happens. Run it on a quiet machine, as root.
@@ -106,12 +106,22 @@ def memory_bytes():
     return {"used": (int(kb["AnonPages"]) + int(kb["Shmem"])) * 1024, "available": int(kb["MemAvailable"]) * 1024}
 
 
-def pss_bytes(pids):
-    """Memory charged to the processes together; a page that n of all processes map counts as 1/n in each."""
-    total = 0
+def charged_bytes(pids, daemon):
+    """Memory of the processes together; a page that n of all processes map counts as 1/n in each. The store, which
+    is in the daemon's memfds, counts as what it holds: clients need not have its pages in their page tables."""
+    total = store_bytes(daemon) if daemon else 0
     for pid in pids:
-        with contextlib.suppress(OSError, AttributeError):
-            total += int(re.search(r"^Pss: +(\d+) kB", read(f"/proc/{pid}/smaps_rollup"), re.M).group(1)) * 1024
+        with contextlib.suppress(OSError, KeyError):  # kernel threads have none
+            pss = dict(re.findall(r"^(Pss\w*): +(\d+) kB", read(f"/proc/{pid}/smaps_rollup"), re.M))
+            total += (int(pss["Pss"]) - int(pss["Pss_Shmem"])) * 1024
+    return total
+
+
+def store_bytes(daemon):
+    total = 0
+    for path in glob.glob(f"/proc/{daemon}/fd/*"):
+        if os.readlink(path).startswith("/memfd:"):
+            total += os.stat(path).st_blocks * 512
     return total
 
 
@@ -235,6 +245,7 @@ class Ksm:
         write(KSM + "run", 2)
         ksm_flat_out()
         self.pids = [ksmd_pid()]
+        self.daemon = None
 
     def command(self, workload):
         return workload
@@ -252,6 +263,7 @@ class Samepage:
         self.target = os.path.join(directory, "socket")
         daemon = programs.start([f"{build}/samepaged", "--socket", self.target], stdin=subprocess.DEVNULL)
         self.pids = [daemon.pid]
+        self.daemon = daemon.pid
         deadline = time.monotonic() + 10
         while not os.path.exists(self.target):
             if daemon.poll() is not None or time.monotonic() > deadline:
@@ -277,8 +289,8 @@ def poll_command(args, side, pages, timeout):
     return [f"{args.build}/bench/poll", side.target, str(pages), str(timeout)]
 
 
-def snapshot(pids):
-    return {"cpu": machine_cpu_seconds(), "own": process_cpu_seconds(pids), "pss": pss_bytes(pids),
+def snapshot(side, pids):
+    return {"cpu": machine_cpu_seconds(), "own": process_cpu_seconds(pids), "charged": charged_bytes(pids, side.daemon),
             "memory": memory_bytes()}
 
 
@@ -286,12 +298,12 @@ def measure(args, side, programs, workers, possible):
     """From the word go to 99 % of the possible saving, and what the machine does in the time after that."""
     pids = descendants(side.pids + [w.pid for w in workers])
     poll = programs.start(poll_command(args, side, int(possible * REACH) + 1, args.timeout))
-    start = snapshot(pids)
+    start = snapshot(side, pids)
     t0 = time.monotonic()
     for w in workers:
         say(w, "go")
     result = poll.stdout.readline()
-    reached = snapshot(pids)
+    reached = snapshot(side, pids)
     if poll.wait() == 2 or not result:
         raise Failure("the poller could not look")
     result = json.loads(result)
@@ -299,7 +311,7 @@ def measure(args, side, programs, workers, possible):
         expect(w, "advised")
     t1 = time.monotonic()
     time.sleep(PAUSE_SECONDS)
-    settled = snapshot(pids)
+    settled = snapshot(side, pids)
     if not result["reached"]:
         raise Failure(f"{side.name}: {result['saved_pages']} of {possible} pages after {args.timeout} s: {result}")
 
@@ -308,8 +320,8 @@ def measure(args, side, programs, workers, possible):
         "cpu_seconds": reached["cpu"] - start["cpu"],
         "own_cpu_seconds": reached["own"] - start["own"],
         "poll_cpu_seconds": result["poll_cpu_ns"] / 1e9,
-        "saved_bytes": start["pss"] - settled["pss"],
-        "saved_bytes_when_reached": start["pss"] - reached["pss"],
+        "saved_bytes": start["charged"] - settled["charged"],
+        "saved_bytes_when_reached": start["charged"] - reached["charged"],
         "machine_saved_bytes": start["memory"]["used"] - settled["memory"]["used"],
         "available_more_bytes": settled["memory"]["available"] - start["memory"]["available"],
         "cpus_busy_after": (settled["cpu"] - reached["cpu"]) / (time.monotonic() - t1),
