@@ -1,0 +1,87 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The mapping calls one by one.
+ */
+#include "os_test.h"
+
+#include "os/store.h"
+
+static void new_memory_is_aligned(void **state) {
+    static const size_t aligns[] = {1, SP_PAGE_SIZE, SP_WINDOW_SIZE, (size_t)1 << 30};
+    for (size_t i = 0; i < sizeof(aligns) / sizeof(*aligns); i++) {
+        void *p;
+        assert_int_equal(sp_map_new(3 * PAGE, aligns[i], &p), 0);
+        assert_int_equal((uintptr_t)p % aligns[i], 0);
+        memset(p, 1, 3 * PAGE);
+        assert_int_equal(sp_unmap(p, 3 * PAGE), 0);
+    }
+    void *untouched = &untouched;
+    assert_int_equal(sp_map_new(0, PAGE, &untouched), -ENOMEM);
+    assert_int_equal(sp_map_new(SIZE_MAX & ~(PAGE - 1), SP_WINDOW_SIZE, &untouched), -ENOMEM);
+    assert_ptr_equal(untouched, &untouched);
+}
+
+static void fresh_memory_replaces(void **state) {
+    char *p = pages_new(4);
+    pages_fill(p, 4, 1);
+    assert_int_equal(sp_map_fresh(AT(p, 1), 2 * PAGE, PROT_READ), 0);
+    assert_true(page_is(p, 1, 0));
+    assert_true(page_is_zero(p + PAGE) && page_is_zero(p + 2 * PAGE));
+    assert_true(page_is(p + 3 * PAGE, 1, 3));
+    assert_int_equal(sp_protect(AT(p, 1), 2 * PAGE, PROT_READ | PROT_WRITE), 0);
+    p[PAGE] = 1;
+    assert_int_equal(sp_map_fresh(AT(p, 1) + 1, PAGE, PROT_READ), -EINVAL);
+    pages_free(p, 4);
+}
+
+static void the_store_is_mapped_privately(void **state) {
+    struct sp_segment s;
+    char *p = pages_new(4), got[PAGE];
+    pages_fill(p, 4, 1);
+    assert_int_equal(sp_segment_init(&s), 0);
+    assert_int_equal(sp_segment_write_many(&s, 10, p, 4), 0);
+    assert_int_equal(sp_map_store(AT(p, 1), 2 * PAGE, s.fd_shared, 12 * PAGE), 0);
+    assert_true(page_is(p, 1, 0) && page_is(p + PAGE, 1, 2) && page_is(p + 2 * PAGE, 1, 3));
+    p[PAGE] ^= 1;
+    assert_int_equal(sp_segment_read(&s, 12, got), 0);
+    assert_true(page_is(got, 1, 2));
+    assert_int_equal(sp_map_store(AT(p, 0), PAGE, -1, 0), -EBADF);
+    assert_true(page_is(p, 1, 0));
+    sp_segment_deinit(&s);
+    pages_free(p, 4);
+}
+
+static void remap_carries_the_pages(void **state) {
+    char *p = pages_new(4), *q = pages_new(4);
+    pages_fill(p, 4, 1);
+    pages_fill(q, 4, 2);
+    assert_int_equal(sp_remap(AT(p, 1), PAGE, AT(q, 2)), 0);
+    assert_true(page_is(q + PAGE, 2, 1) && page_is(q + 2 * PAGE, 1, 1) && page_is(q + 3 * PAGE, 2, 3));
+    assert_int_equal(sp_advise(AT(p, 1), PAGE, MADV_NORMAL), -ENOMEM); /* nothing there now */
+    assert_int_equal(sp_remap(AT(p, 1), PAGE, AT(q, 0)), -EFAULT);
+    assert_true(page_is(q, 2, 0));
+    assert_int_equal(sp_unmap(p, 4 * PAGE), 0);
+    pages_free(q, 4);
+}
+
+static void files_are_mapped_shared(void **state) {
+    int fd = memfd_create("x", MFD_CLOEXEC);
+    void *w, *r;
+    assert_int_equal(ftruncate(fd, 2 * PAGE), 0);
+    assert_int_equal(sp_map_file(fd, PAGE, PAGE, true, &w), 0);
+    assert_int_equal(sp_map_file(fd, 0, 2 * PAGE, false, &r), 0);
+    page_fill(w, 3, 3);
+    assert_true(page_is((char *)r + PAGE, 3, 3));
+    assert_int_equal(sp_unmap(w, PAGE), 0);
+    assert_int_equal(sp_unmap(r, 2 * PAGE), 0);
+    close(fd);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(new_memory_is_aligned),         cmocka_unit_test(fresh_memory_replaces),
+        cmocka_unit_test(the_store_is_mapped_privately), cmocka_unit_test(remap_carries_the_pages),
+        cmocka_unit_test(files_are_mapped_shared),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
