@@ -436,6 +436,7 @@ static void batch_do(struct sp_worker *w, uint64_t number, const struct sp_run *
     b->fork_events = w->fork_events;
     b->scratch = w->scratch;
     b->base = number * SP_WINDOW_SIZE;
+    b->journal = w->engine->link->journal;
     b->runs = w->work.batch_runs;
     b->n = 0;
     for (size_t k = 0; k < taken && ready; k++)
