@@ -57,9 +57,9 @@ class Failure(Exception):
 # ---- programs ------------------------------------------------------------------------------------------------
 
 
-def die_with_parent():
+def die_with_parent(how):
     """In the child: should this script be killed, the kernel ends its programs (PR_SET_PDEATHSIG)."""
-    ctypes.CDLL(None).prctl(1, signal.SIGTERM)
+    ctypes.CDLL(None).prctl(1, how)
 
 
 def parent_of(pid):
@@ -82,12 +82,12 @@ def descendants(root):
 class Program:
     """A running command that answers lines with lines."""
 
-    def __init__(self, name, command, environment=None):
+    def __init__(self, name, command, die=signal.SIGTERM):
         self.name = name
         self.lines = queue.Queue()
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1,
-                                        errors="replace", env=environment, start_new_session=True,
-                                        preexec_fn=die_with_parent)
+                                        errors="replace", start_new_session=True,
+                                        preexec_fn=lambda: die_with_parent(die))
         threading.Thread(target=self.read_lines, daemon=True).start()
 
     def read_lines(self):
@@ -185,7 +185,8 @@ class Worker(Program):
 
 class Daemon(Program):
     def __init__(self, build, socket):
-        super().__init__("samepaged", [f"{build}/samepaged", "--socket", socket])
+        # It may be held when the time comes: only SIGKILL ends a stopped process.
+        super().__init__("samepaged", [f"{build}/samepaged", "--socket", socket], signal.SIGKILL)
         self.build, self.socket, self.pid = build, socket, self.process.pid
         deadline = time.monotonic() + 10
         while not os.path.exists(socket):
