@@ -1,0 +1,353 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Two and more clients share pages through a real daemon: content, hints, references, limits, and that a
+ * content which is not what its fingerprint says is declined.
+ */
+#include "helper.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "os/mapping.h"
+#include "os/socket.h"
+#include "os/thread.h"
+#include "os/uffd.h"
+
+#define PAGES SP_WINDOW_PAGES
+
+static struct daemon d;
+static struct sp_link *a, *b;
+static struct sp_welcome welcome;
+
+static int setup(void **state) {
+    daemon_start(&d, NULL);
+    a = link_open(d.socket, &welcome);
+    b = link_open(d.socket, &welcome);
+    return 0;
+}
+
+static int teardown(void **state) {
+    link_close(a);
+    link_close(b);
+    daemon_stop(&d);
+    return 0;
+}
+
+/* What a client sees at store pages, through a private mapping of the segment. */
+static void assert_store(struct sp_link *l, sp_store_page store, const uint8_t *page) {
+    void *mapping;
+    int fd;
+    assert_int_equal(l->ops->segment(l, store.v / SP_SEGMENT_PAGES, &fd), 0);
+    assert_int_equal(sp_map_new(SP_PAGE_SIZE, SP_PAGE_SIZE, &mapping), 0);
+    assert_int_equal(
+        sp_map_store((uintptr_t)mapping, SP_PAGE_SIZE, fd, store.v % SP_SEGMENT_PAGES * SP_PAGE_SIZE), 0);
+    assert_memory_equal(mapping, page, SP_PAGE_SIZE);
+    assert_int_equal(sp_unmap(mapping, SP_PAGE_SIZE), 0);
+}
+
+static void test_content(void **state) {
+    sp_store_page store[PAGES];
+    uint8_t *pages = pages_new(PAGES, 0);
+    share_pages(a, b, &welcome, pages, PAGES, store);
+    for (size_t i = 0; i < PAGES; i++) {
+        /* The layout of the window is kept. */
+        assert_int_equal(store[i].v, store[0].v + i);
+        assert_store(a, store[i], pages + i * SP_PAGE_SIZE);
+        assert_store(b, store[i], pages + i * SP_PAGE_SIZE);
+    }
+    assert_int_equal(counter(&d, 0, SP_COUNTER_pages_shared), PAGES);
+    assert_int_equal(counter(&d, 0, SP_COUNTER_pages_sharing), PAGES);
+    assert_int_equal(counter(&d, 0, SP_COUNTER_pages_published), PAGES);
+    pages_free(pages, PAGES);
+}
+
+static void test_segment_is_read_only(void **state) {
+    sp_store_page store[1];
+    uint8_t *page = pages_new(1, 5);
+    int fd;
+    share_pages(a, b, &welcome, page, 1, store);
+    assert_int_equal(a->ops->segment(a, 0, &fd), 0);
+    assert_int_equal(pwrite(fd, page, 1, 0), -1);
+    assert_int_equal(ftruncate(fd, 0), -1);
+    assert_ptr_equal(mmap(NULL, SP_PAGE_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0), MAP_FAILED);
+    assert_int_equal(a->ops->segment(a, 1, &fd), -ENOENT);
+    assert_int_equal(a->ops->segment(a, UINT64_MAX, &fd), -ENFILE);
+    pages_free(page, 1);
+}
+
+/* Who asked first is told when the twin has been published. */
+static void test_hints(void **state) {
+    struct sp_query queries[PAGES];
+    struct sp_answer answers[PAGES];
+    const void *contents[PAGES];
+    struct sp_hint hints[8];
+    uint8_t *pages = pages_new(PAGES, 100);
+    size_t n = 0, seen = 0;
+    queries_of(&welcome, pages, PAGES, 1024, queries);
+    for (size_t i = 0; i < PAGES; i++)
+        contents[i] = pages + i * SP_PAGE_SIZE;
+    assert_int_equal(a->ops->ask(a, queries, PAGES, answers), 0);
+    assert_int_equal(a->ops->hints(a, hints, 8, &n), 0);
+    assert_int_equal(n, 0);
+    assert_int_equal(b->ops->ask(b, queries, PAGES, answers), 0);
+    assert_int_equal(b->ops->publish(b, queries, contents, PAGES, answers), 0);
+    sp_bits all = {{0}};
+    for (uint64_t since = 0; seen < PAGES;) {
+        int fd = a->ops->hint_fd(a);
+        assert_true(fd >= 0);
+        assert_int_equal(a->ops->hints(a, hints, 8, &n), 0);
+        for (size_t i = 0; i < n; i++) {
+            assert_int_equal(hints[i].window, 1024 / SP_WINDOW_PAGES);
+            for (size_t w = 0; w < SP_WINDOW_PAGES / 64; w++)
+                all.w[w] |= hints[i].pages.w[w];
+        }
+        seen = sp_bits_count(&all);
+        if (!n)
+            assert_true(sp_wait_readable(&fd, 1, 1000000) >= 0);
+        wait_step(&since);
+    }
+    pages_free(pages, PAGES);
+}
+
+/* Hints that come while a reply is awaited are kept, and the reply is still the right one. */
+static void test_hints_while_waiting(void **state) {
+    struct sp_query query[2];
+    struct sp_answer answer[2];
+    struct sp_hint hint;
+    size_t n = 0;
+    uint8_t *page = pages_new(2, 200);
+    const void *content = page;
+    queries_of(&welcome, page, 2, 77, query);
+    assert_int_equal(a->ops->ask(a, query, 1, answer), 0);
+    assert_int_equal(b->ops->ask(b, query, 1, answer), 0);
+    assert_int_equal(b->ops->publish(b, query, &content, 1, answer), 0);
+    /* The hint lies in a's socket now, or will come with the reply. */
+    for (uint64_t since = 0; !n; wait_step(&since)) {
+        assert_int_equal(a->ops->ask(a, query + 1, 1, answer), 0);
+        assert_int_equal(answer[0].kind, SP_ANSWER_UNKNOWN);
+        assert_int_equal(a->ops->hints(a, &hint, 1, &n), 0);
+    }
+    assert_int_equal(hint.window, 0);
+    assert_true(sp_bits_get(&hint.pages, 77));
+    pages_free(page, 2);
+}
+
+static void test_wrong_content(void **state) {
+    struct sp_query query;
+    struct sp_answer answer;
+    uint8_t *page = pages_new(1, 300);
+    const void *content = page;
+    queries_of(&welcome, page, 1, 5, &query);
+    assert_int_equal(a->ops->ask(a, &query, 1, &answer), 0);
+    assert_int_equal(b->ops->ask(b, &query, 1, &answer), 0);
+    assert_int_equal(answer.kind, SP_ANSWER_SEND);
+    page[4095] ^= 1;
+    assert_int_equal(b->ops->publish(b, &query, &content, 1, &answer), 0);
+    assert_int_equal(answer.kind, SP_ANSWER_DECLINED);
+    assert_int_equal(counter(&d, 0, SP_COUNTER_pages_published), 0);
+    /* Put right, it is taken. */
+    page[4095] ^= 1;
+    assert_int_equal(b->ops->ask(b, &query, 1, &answer), 0);
+    assert_int_equal(answer.kind, SP_ANSWER_SEND);
+    assert_int_equal(b->ops->publish(b, &query, &content, 1, &answer), 0);
+    assert_int_equal(answer.kind, SP_ANSWER_SHARE);
+    assert_store(a, answer.store, page);
+    pages_free(page, 1);
+}
+
+/* Publishing without having been asked to is declined and nothing is kept. */
+static void test_unasked_content(void **state) {
+    struct sp_query query;
+    struct sp_answer answer;
+    uint8_t *page = pages_new(1, 400);
+    const void *content = page;
+    queries_of(&welcome, page, 1, 5, &query);
+    assert_int_equal(b->ops->publish(b, &query, &content, 1, &answer), 0);
+    assert_int_equal(answer.kind, SP_ANSWER_DECLINED);
+    assert_int_equal(counter(&d, 0, SP_COUNTER_pages_published), 0);
+    pages_free(page, 1);
+}
+
+/* Some pages refused, some not readable, some fine: each gets its own answer. */
+static void test_publish_mixed(void **state) {
+    struct sp_query queries[PAGES];
+    struct sp_answer answers[PAGES];
+    const void *contents[PAGES];
+    uint8_t *pages = pages_new(PAGES, 500);
+    queries_of(&welcome, pages, PAGES, 512, queries);
+    assert_int_equal(a->ops->ask(a, queries, PAGES, answers), 0);
+    assert_int_equal(b->ops->ask(b, queries, PAGES, answers), 0);
+    for (size_t i = 0; i < PAGES; i++)
+        contents[i] = i % 7 == 3 ? NULL : pages + i * SP_PAGE_SIZE;
+    for (size_t i = 100; i < 140; i += 13)
+        assert_int_equal(mprotect(pages + i * SP_PAGE_SIZE, SP_PAGE_SIZE, PROT_NONE), 0);
+    assert_int_equal(munmap(pages + 300 * SP_PAGE_SIZE, SP_PAGE_SIZE), 0);
+    assert_int_equal(b->ops->publish(b, queries, contents, PAGES, answers), 0);
+    for (size_t i = 0; i < PAGES; i++) {
+        bool hidden = i == 300 || (i >= 100 && i < 140 && (i - 100) % 13 == 0);
+        assert_int_equal(answers[i].kind, hidden || !contents[i] ? SP_ANSWER_DECLINED : SP_ANSWER_SHARE);
+        if (answers[i].kind == SP_ANSWER_SHARE)
+            assert_store(a, answers[i].store, contents[i]);
+    }
+    pages_free(pages, PAGES);
+}
+
+static void test_release(void **state) {
+    sp_store_page store[PAGES];
+    uint8_t *pages = pages_new(PAGES, 600);
+    share_pages(a, b, &welcome, pages, PAGES, store);
+    struct sp_store_run run = {store[0], PAGES};
+    assert_int_equal(a->ops->release(a, &run, 1), 0);
+    counter_wait(&d, SP_COUNTER_pages_sharing, 0);
+    assert_int_equal(counter(&d, 0, SP_COUNTER_pages_shared), PAGES);
+    assert_store(b, store[3], pages + 3 * SP_PAGE_SIZE);
+    /* Not held any more: refused, the link goes on. */
+    assert_int_equal(a->ops->release(a, &run, 1), -EINVAL);
+    /* More runs than fit into one message. */
+    struct sp_store_run runs[PAGES + 1];
+    for (size_t i = 0; i < PAGES; i++)
+        runs[i] = (struct sp_store_run){store[i], 1};
+    runs[PAGES] = (struct sp_store_run){{1 << 20}, 1}; /* nobody has that */
+    assert_int_equal(b->ops->release(b, runs, PAGES + 1), -EINVAL);
+    counter_wait(&d, SP_COUNTER_pages_shared, 0);
+    counter_wait(&d, SP_COUNTER_pages_punched, PAGES);
+    pages_free(pages, PAGES);
+}
+
+static void test_forget(void **state) {
+    struct sp_query queries[PAGES];
+    struct sp_answer answers[PAGES];
+    uint8_t *pages = pages_new(PAGES, 700);
+    queries_of(&welcome, pages, PAGES, 512, queries);
+    assert_int_equal(a->ops->ask(a, queries, PAGES, answers), 0);
+    assert_int_equal(a->ops->forget(a, queries, PAGES), 0);
+    assert_int_equal(b->ops->ask(b, queries, PAGES, answers), 0);
+    for (size_t i = 0; i < PAGES; i++)
+        assert_int_equal(answers[i].kind, SP_ANSWER_UNKNOWN);
+    pages_free(pages, PAGES);
+}
+
+static void test_report_and_status(void **state) {
+    struct sp_report *report = calloc(1, sizeof *report);
+    struct sp_status *s;
+    bool pause = true;
+    assert_non_null(report);
+    report->counters.v[SP_COUNTER_pages_merged] = 11;
+    report->counters.v[SP_COUNTER_ksm_zero_pages] = 5;
+    report->counters.v[SP_COUNTER_resident_pages] = 50;
+    sp_histogram_add(&report->freezes, 1000);
+    assert_int_equal(a->ops->report(a, report, &pause), 0);
+    assert_false(pause);
+    assert_int_equal(b->ops->report(b, report, &pause), 0);
+    assert_int_equal(sp_control_status(d.socket, 30000, &s), 0);
+    assert_int_equal(s->daemon_pid, d.pid);
+    assert_true(s->daemon_rss_bytes > 0);
+    assert_int_equal(s->n_domains, 1);
+    assert_int_equal(s->domains[0].uid, 0);
+    assert_int_equal(s->domains[0].n_clients, 2);
+    assert_int_equal(s->domains[0].clients[0].pid, getpid());
+    assert_true(s->domains[0].clients[0].name[0]);
+    assert_int_equal(s->domains[0].counters.v[SP_COUNTER_pages_merged], 22);
+    assert_int_equal(s->domains[0].counters.v[SP_COUNTER_resident_pages], 100);
+    assert_int_equal(s->domains[0].saved_bytes, 10 * SP_PAGE_SIZE);
+    assert_int_equal(sp_histogram_total(&s->domains[0].freezes), 2);
+    sp_status_free(s);
+    /* What only grows stays when a client goes; what describes it goes with it; the peak stays. */
+    b->ops->close(b);
+    clients_wait(&d, 1, 0);
+    assert_int_equal(sp_control_status(d.socket, 30000, &s), 0);
+    assert_int_equal(s->domains[0].counters.v[SP_COUNTER_pages_merged], 22);
+    assert_int_equal(s->domains[0].counters.v[SP_COUNTER_resident_pages], 50);
+    assert_int_equal(s->domains[0].saved_bytes, 5 * SP_PAGE_SIZE);
+    assert_int_equal(s->domains[0].saved_peak_bytes, 10 * SP_PAGE_SIZE);
+    assert_int_equal(sp_histogram_total(&s->domains[0].freezes), 2);
+    sp_status_free(s);
+    free(report);
+}
+
+static void test_userfaultfd(void **state) {
+    int fd;
+    bool forks = false;
+    assert_int_equal(a->ops->userfaultfd(a, &fd, &forks), 0);
+    assert_true(forks); /* the tests run as root */
+    /* Enabled: a second time is refused. */
+    assert_int_equal(sp_uffd_enable(fd, SP_UFFD_NEEDED), -EINVAL);
+    close(fd);
+}
+
+static int setup_limited(void **state) {
+    static const char *const options[] = {"--set", "store_max_mbytes=1", NULL};
+    daemon_start(&d, options);
+    a = link_open(d.socket, &welcome);
+    b = link_open(d.socket, &welcome);
+    return 0;
+}
+
+static void test_store_limit(void **state) {
+    struct sp_query queries[PAGES];
+    struct sp_answer answers[PAGES];
+    const void *contents[PAGES];
+    uint8_t *pages = pages_new(PAGES, 800);
+    size_t shared = 0;
+    assert_int_equal(welcome.settings.v[SP_SETTING_store_max_mbytes], 1);
+    queries_of(&welcome, pages, PAGES, 512, queries);
+    for (size_t i = 0; i < PAGES; i++)
+        contents[i] = pages + i * SP_PAGE_SIZE;
+    assert_int_equal(a->ops->ask(a, queries, PAGES, answers), 0);
+    assert_int_equal(b->ops->ask(b, queries, PAGES, answers), 0);
+    assert_int_equal(b->ops->publish(b, queries, contents, PAGES, answers), 0);
+    for (size_t i = 0; i < PAGES; i++)
+        shared += answers[i].kind == SP_ANSWER_SHARE;
+    assert_true(shared > 0 && shared <= 256);
+    assert_true(counter(&d, 0, SP_COUNTER_pages_shared) <= 256);
+    struct sp_status *s;
+    assert_int_equal(sp_control_status(d.socket, 30000, &s), 0);
+    assert_true(s->domains[0].store_bytes > 0 && s->domains[0].store_bytes <= 1 << 20);
+    sp_status_free(s);
+    pages_free(pages, PAGES);
+}
+
+/* With the least limit there is any exposure stops merging, and its end lets it go on (H15). */
+static int setup_guarded(void **state) {
+    static const char *const options[] = {"--set", "exposure_max_percent=1", NULL};
+    daemon_start(&d, options);
+    a = link_open(d.socket, &welcome);
+    b = link_open(d.socket, &welcome);
+    return 0;
+}
+
+static void test_guard_lets_through(void **state) {
+    struct sp_report *report = calloc(1, sizeof *report);
+    sp_store_page store[16];
+    bool pause = true;
+    uint8_t *pages = pages_new(16, 900);
+    assert_non_null(report);
+    share_pages(a, b, &welcome, pages, 16, store);
+    assert_int_equal(a->ops->report(a, report, &pause), 0);
+    assert_false(pause);
+    free(report);
+    pages_free(pages, 16);
+}
+
+int main(void) {
+#define TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
+    const struct CMUnitTest tests[] = {
+        TEST(test_content),
+        TEST(test_segment_is_read_only),
+        TEST(test_hints),
+        TEST(test_hints_while_waiting),
+        TEST(test_wrong_content),
+        TEST(test_unasked_content),
+        TEST(test_publish_mixed),
+        TEST(test_release),
+        TEST(test_forget),
+        TEST(test_report_and_status),
+        TEST(test_userfaultfd),
+        cmocka_unit_test_setup_teardown(test_store_limit, setup_limited, teardown),
+        cmocka_unit_test_setup_teardown(test_guard_lets_through, setup_guarded, teardown),
+    };
+    return cmocka_run_group_tests_name("daemon/share", tests, NULL, NULL);
+}
