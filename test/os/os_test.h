@@ -31,6 +31,20 @@
 #define AT(p, i) ((uintptr_t)(p) + (size_t)(i)*PAGE)
 #define NOBODY   65534
 
+/* A sanitizer's runtime shares the address space with the test. It also turns mlock(2) into nothing, so
+ * tests lock by raw system calls. */
+#if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
+#define SANITIZED 1
+#elif defined(__has_feature)
+#define SANITIZED (__has_feature(thread_sanitizer) || __has_feature(address_sanitizer))
+#else
+#define SANITIZED 0
+#endif
+
+static inline int lock_pages(const void *p, size_t n) {
+    return (int)sp_syscall(SYS_mlock, p, n * PAGE);
+}
+
 static inline void must(int r, const char *what) {
     if (r < 0) {
         fprintf(stderr, "%s: %s\n", what, strerror(-r));

@@ -129,7 +129,7 @@ static void refuses_other_protections(void **state) {
 
 static void refuses_locked_pages(void **state) {
     size_t moved;
-    assert_int_equal(mlock(source, PAGE), 0);
+    assert_int_equal(lock_pages(source, 1), 0);
     assert_int_equal(move(0, 1, &moved), -EINVAL);
     assert_true(page_is(source, 1, 0));
 }
@@ -221,7 +221,7 @@ static void copy_works_where_move_back_is_refused(void **state) {
     size_t moved;
     assert_int_equal(sp_uffd_register(uffd, AT(source, 0), N * PAGE, SP_UFFD_MODE_MISSING), 0);
     assert_int_equal(move(0, 1, &moved), 0);
-    assert_int_equal(mlock2(source, PAGE, MLOCK_ONFAULT), 0);
+    assert_int_equal((int)sp_syscall(SYS_mlock2, source, PAGE, MLOCK_ONFAULT), 0);
     assert_int_equal(sp_uffd_move(uffd, AT(source, 0), AT(scratch, 0), PAGE, &moved), -EINVAL);
     assert_int_equal(sp_uffd_copy(uffd, AT(source, 0), scratch, PAGE), 0);
     assert_true(page_is(source, 1, 0));

@@ -76,7 +76,7 @@ static void kinds_are_told_apart(void **state) {
     close(memfd);
 
     char *p = alone(RW, ANON, -1);
-    assert_int_equal(mlock(p, N * PAGE), 0);
+    assert_int_equal(lock_pages(p, N), 0);
     assert_int_equal(why(p), SP_LOCKED);
     p = alone(RW, ANON, -1);
     assert_int_equal(sp_advise((uintptr_t)p, N * PAGE, MADV_WIPEONFORK), 0);
@@ -243,13 +243,13 @@ static int lock_some(void *arg) {
     bool locked;
     CHILD_CHECK(sp_proc_locked(&locked) == 0 && !locked);
     char *p = pages_new(1);
-    CHILD_CHECK(mlock(p, PAGE) == 0);
+    CHILD_CHECK(lock_pages(p, 1) == 0);
     CHILD_CHECK(sp_proc_locked(&locked) == 0 && locked);
-    CHILD_CHECK(munlock(p, PAGE) == 0);
+    CHILD_CHECK(sp_syscall(SYS_munlock, p, PAGE) == 0);
     CHILD_CHECK(sp_proc_locked(&locked) == 0 && !locked);
-    CHILD_CHECK(mlockall(MCL_FUTURE) == 0);
+    CHILD_CHECK(sp_syscall(SYS_mlockall, MCL_FUTURE) == 0);
     CHILD_CHECK(sp_proc_locked(&locked) == 0 && locked);
-    CHILD_CHECK(munlockall() == 0);
+    CHILD_CHECK(sp_syscall(SYS_munlockall) == 0);
     CHILD_CHECK(sp_proc_locked(&locked) == 0 && !locked);
     return 0;
 }
