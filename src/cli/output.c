@@ -1,0 +1,100 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Formatting and the end of the output. The rotating buffers are static: the command line has one thread.
+ */
+#include "cli/output.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "cli/cli.h"
+
+#define TEXT_BYTES 40
+
+/* The next of a function's four buffers. */
+struct ring {
+    char text[4][TEXT_BYTES];
+    unsigned next;
+};
+
+static char *ring_next(struct ring *r) {
+    return r->text[r->next++ % 4];
+}
+
+const char *sp_text_bytes(uint64_t bytes) {
+    static struct ring ring;
+    static const char *const units[] = {"bytes", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"};
+    char *text = ring_next(&ring);
+    double value = (double)bytes;
+    size_t unit = 0;
+    /* 1023.95 would be printed as 1024.0. */
+    for (; value >= 1023.95 && unit + 1 < sizeof units / sizeof *units; unit++)
+        value /= 1024;
+    snprintf(text, TEXT_BYTES, unit ? "%.1f %s" : "%.0f %s", value, units[unit]);
+    return text;
+}
+
+const char *sp_text_number(uint64_t n) {
+    static struct ring ring;
+    char digits[24], *text = ring_next(&ring), *to = text;
+    int length = snprintf(digits, sizeof digits, "%llu", (unsigned long long)n);
+    for (int i = 0; i < length; i++) {
+        if (i && (length - i) % 3 == 0)
+            *to++ = ',';
+        *to++ = digits[i];
+    }
+    *to = 0;
+    return text;
+}
+
+const char *sp_text_duration(uint64_t ns) {
+    static struct ring ring;
+    char *text = ring_next(&ring);
+    if (ns < 1000)
+        snprintf(text, TEXT_BYTES, "%llu ns", (unsigned long long)ns);
+    else if (ns < 1000000)
+        snprintf(text, TEXT_BYTES, "%.0f us", (double)ns / 1e3);
+    else if (ns < 1000000000)
+        snprintf(text, TEXT_BYTES, "%.1f ms", (double)ns / 1e6);
+    else
+        snprintf(text, TEXT_BYTES, "%.1f s", (double)ns / 1e9);
+    return text;
+}
+
+const char *sp_text_seconds(uint64_t ns) {
+    static struct ring ring;
+    char *text = ring_next(&ring);
+    snprintf(text, TEXT_BYTES, "%.2f s", (double)ns / 1e9);
+    return text;
+}
+
+static bool want_colour(void) {
+    const char *no = getenv("NO_COLOR"), *term = getenv("TERM");
+    return isatty(STDOUT_FILENO) && !(no && *no) && term && strcmp(term, "dumb") != 0;
+}
+
+void sp_print_coloured(enum sp_colour colour, int width, const char *text) {
+    static const char *const codes[] = {
+        [SP_GREEN] = "\033[32m", [SP_YELLOW] = "\033[33m", [SP_RED] = "\033[31m", [SP_BOLD] = "\033[1m"};
+    if (want_colour())
+        printf("%s%-*s\033[0m", codes[colour], width, text);
+    else
+        printf("%-*s", width, text);
+}
+
+int sp_output_finish(int status) {
+    int error = 0;
+    if (fflush(stdout) || ferror(stdout))
+        error = errno ? errno : EIO;
+    /* Some file systems report a failed write only when a descriptor is closed. */
+    int copy = dup(STDOUT_FILENO);
+    if (copy >= 0 && close(copy) && !error)
+        error = errno;
+    if (!error)
+        return status;
+    sp_complain(NULL, "cannot write to standard output: %s", strerror(error));
+    return SP_EXIT_FAILURE;
+}

@@ -1,0 +1,26 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * What people read: amounts with their units, colours where they are wanted, and the check that what was
+ * printed has really been written. The texts of functions that return them live until the same function is
+ * called four more times, so that several fit into one printf.
+ */
+#ifndef SP_CLI_OUTPUT_H
+#define SP_CLI_OUTPUT_H
+
+#include "core/types.h"
+
+const char *sp_text_bytes(uint64_t bytes); /* "123.4 MiB" */
+const char *sp_text_number(uint64_t n);    /* "31,234" */
+const char *sp_text_duration(uint64_t ns); /* "183 us" */
+const char *sp_text_seconds(uint64_t ns);  /* "0.42 s" */
+
+enum sp_colour { SP_GREEN, SP_YELLOW, SP_RED, SP_BOLD };
+
+/* Prints `text`, padded to `width`, coloured when standard output is a terminal and NO_COLOR is not set. */
+void sp_print_coloured(enum sp_colour colour, int width, const char *text);
+
+/* Ends the output on stdout: returns `status`, or 1 with a message when something could not be written
+ * (/dev/full). */
+SP_WARN_UNUSED int sp_output_finish(int status);
+
+#endif

@@ -1,0 +1,280 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * `samepage status`: asks one daemon, or all that this user can see, and shows what they say. Everything
+ * comes from the table of counters, so a new counter appears here, and in --json, by itself.
+ */
+#include <errno.h>
+#include <jansson.h>
+#include <pwd.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "cli/cli.h"
+#include "cli/output.h"
+#include "cli/places.h"
+#include "merge/engine.h"
+#include "wire/control.h"
+
+#define ANSWER_MS 3000
+
+enum { OPTION_JSON, OPTION_SOCKET };
+
+static const struct sp_option options[] = {
+    [OPTION_JSON] = {"json", 'j', NULL, "print everything as JSON"},
+    [OPTION_SOCKET] = {"socket", 'S', "PATH", "ask the daemon that listens there"},
+    {"help", 'h', NULL, "print this text"},
+    {NULL},
+};
+
+static int status_main(const struct sp_command *command, int argc, char **argv);
+
+const struct sp_command sp_command_status = {
+    .name = "status",
+    .usage = "[OPTION...]",
+    .summary = "show what is shared now",
+    .options = options,
+    .notes = "Without --socket: the daemon of SAMEPAGE_SOCKET, else every daemon of the machine and of this\n"
+             "user, those that 'samepage run' started included. Exit status 1 when there is none.\n",
+    .main = status_main,
+};
+
+/* --- Text --------------------------------------------------------------------------------------------- */
+
+static const char *text_value(const struct sp_counter_info *info, uint64_t value) {
+    if (!strcmp(info->unit, "bytes"))
+        return sp_text_bytes(value);
+    if (!strcmp(info->unit, "ns"))
+        return sp_text_seconds(value);
+    return sp_text_number(value);
+}
+
+static void print_row(const char *name, const char *value, const char *meaning) {
+    printf("  %-18s %14s  %s\n", name, value, meaning);
+}
+
+static void print_freezes(const struct sp_histogram *h) {
+    printf("  freeze time        p50 %s, p99 %s, max %s (%s freezes)\n",
+           sp_text_duration(sp_histogram_percentile(h, 50)), sp_text_duration(sp_histogram_percentile(h, 99)),
+           sp_text_duration(h->max_ns), sp_text_number(sp_histogram_total(h)));
+}
+
+static const char *client_state(uint32_t state) {
+    if (state == UINT32_MAX)
+        return "ended; its children still hold its pages";
+    /* A state of a client that is newer than we are has no text. */
+    return state <= SP_ENGINE_STOPPED ? sp_engine_state_text((enum sp_engine_state)state) : "unknown";
+}
+
+static void print_clients(const struct sp_status_domain *d) {
+    if (!d->n_clients)
+        return;
+    printf("\n  %8s %-15s %10s %10s %10s %8s  %s\n", "PID", "NAME", "REGISTERED", "RESIDENT", "MERGED", "CPU",
+           "STATE");
+    for (size_t i = 0; i < d->n_clients; i++) {
+        const struct sp_status_client *c = &d->clients[i];
+        const uint64_t *v = c->counters.v;
+        printf("  %8d %-15.15s %10s %10s %10s %8s  %s\n", (int)c->pid, c->name,
+               sp_text_bytes(v[SP_COUNTER_registered_bytes]),
+               sp_text_bytes(v[SP_COUNTER_resident_pages] * SP_PAGE_SIZE),
+               sp_text_bytes(v[SP_COUNTER_pages_merged] * SP_PAGE_SIZE),
+               sp_text_seconds(v[SP_COUNTER_cpu_ns]), client_state(c->state));
+    }
+}
+
+static void print_domain(const struct sp_status_domain *d) {
+    const struct passwd *user = getpwuid(d->uid);
+    char title[128];
+    snprintf(title, sizeof title, "domain of %s (uid %u)", user ? user->pw_name : "a user without a name",
+             (unsigned)d->uid);
+    printf("\n");
+    sp_print_coloured(SP_BOLD, 0, title);
+    printf(": %s saved now, %s at peak\n", sp_text_bytes(d->saved_bytes), sp_text_bytes(d->saved_peak_bytes));
+    print_freezes(&d->freezes);
+    print_row("store", sp_text_bytes(d->store_bytes), "memory that holds the shared pages");
+    print_row("general_profit", sp_text_bytes(sp_counters_general_profit(&d->counters)),
+              "saved bytes less our own memory");
+    for (size_t i = 0; i < SP_COUNTER_COUNT; i++)
+        print_row(sp_counter_info[i].name, text_value(&sp_counter_info[i], d->counters.v[i]),
+                  sp_counter_info[i].meaning);
+    if (d->families_waiting)
+        print_row("families_waiting", sp_text_number(d->families_waiting),
+                  "ended clients whose children still hold shared pages");
+    print_clients(d);
+}
+
+static void print_status(const struct sp_socket_place *place, const struct sp_status *s) {
+    sp_print_coloured(SP_BOLD, 0, place->private ? "private samepaged" : "samepaged");
+    printf(" at %s: process %d, up %s, %s CPU, %s resident\n", place->path, (int)s->daemon_pid,
+           sp_text_duration(s->uptime_ns), sp_text_seconds(s->daemon_cpu_ns),
+           sp_text_bytes(s->daemon_rss_bytes));
+    if (!s->n_domains)
+        printf("\nno domain yet: no program has connected\n");
+    for (size_t i = 0; i < s->n_domains; i++)
+        print_domain(&s->domains[i]);
+}
+
+/* --- JSON --------------------------------------------------------------------------------------------- */
+
+static json_t *json_counters(const struct sp_counters *c) {
+    json_t *o = json_object();
+    for (size_t i = 0; i < SP_COUNTER_COUNT; i++)
+        json_object_set_new(o, sp_counter_info[i].name, json_integer((json_int_t)c->v[i]));
+    return o;
+}
+
+static json_t *json_freezes(const struct sp_histogram *h) {
+    return json_pack("{s:I, s:I, s:I, s:I}", "count", (json_int_t)sp_histogram_total(h), "p50_ns",
+                     (json_int_t)sp_histogram_percentile(h, 50), "p99_ns",
+                     (json_int_t)sp_histogram_percentile(h, 99), "max_ns", (json_int_t)h->max_ns);
+}
+
+/* Programs and directories are named freely; JSON is UTF-8. */
+static json_t *json_name(const char *name) {
+    json_t *s = json_string(name);
+    if (s)
+        return s;
+    char ascii[SP_SOCKET_PATH_BYTES];
+    size_t n = 0;
+    for (; name[n] && n + 1 < sizeof ascii; n++)
+        ascii[n] = name[n] & (char)0x80 ? '?' : name[n];
+    ascii[n] = 0;
+    return json_string(ascii);
+}
+
+static json_t *json_client(const struct sp_status_client *c) {
+    return json_pack("{s:i, s:o, s:s, s:o, s:o}", "pid", (int)c->pid, "name", json_name(c->name), "state",
+                     client_state(c->state), "counters", json_counters(&c->counters), "freeze",
+                     json_freezes(&c->freezes));
+}
+
+static json_t *json_domain(const struct sp_status_domain *d) {
+    json_t *clients = json_array();
+    for (size_t i = 0; i < d->n_clients; i++)
+        json_array_append_new(clients, json_client(&d->clients[i]));
+    return json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:o, s:o, s:o}", "uid", (json_int_t)d->uid,
+                     "saved_bytes", (json_int_t)d->saved_bytes, "saved_peak_bytes",
+                     (json_int_t)d->saved_peak_bytes, "store_bytes", (json_int_t)d->store_bytes,
+                     "families_waiting", (json_int_t)d->families_waiting, "general_profit",
+                     (json_int_t)sp_counters_general_profit(&d->counters), "counters",
+                     json_counters(&d->counters), "freeze", json_freezes(&d->freezes), "clients", clients);
+}
+
+static json_t *json_status(const struct sp_socket_place *place, const struct sp_status *s) {
+    json_t *domains = json_array();
+    for (size_t i = 0; i < s->n_domains; i++)
+        json_array_append_new(domains, json_domain(&s->domains[i]));
+    return json_pack("{s:o, s:b, s:i, s:I, s:I, s:I, s:o}", "socket", json_name(place->path), "private",
+                     place->private, "pid", (int)s->daemon_pid, "cpu_ns", (json_int_t)s->daemon_cpu_ns,
+                     "rss_bytes", (json_int_t)s->daemon_rss_bytes, "uptime_ns", (json_int_t)s->uptime_ns,
+                     "domains", domains);
+}
+
+/* --- Asking ------------------------------------------------------------------------------------------- */
+
+struct report {
+    bool json;
+    json_t *daemons; /* for --json */
+    size_t answered, failed;
+};
+
+static void show(struct report *r, const struct sp_socket_place *place, const struct sp_status *s) {
+    if (r->json) {
+        json_array_append_new(r->daemons, json_status(place, s));
+    } else {
+        if (r->answered)
+            printf("\n");
+        print_status(place, s);
+    }
+    r->answered++;
+}
+
+/* `expected`: the user named it, so that its absence is an error. */
+static void ask(struct report *r, const struct sp_socket_place *place, bool expected) {
+    struct sp_status *s;
+    int error = sp_control_status(place->path, ANSWER_MS, &s);
+    if (!error) {
+        show(r, place, s);
+        sp_status_free(s);
+        return;
+    }
+    /* A socket file that a killed daemon left behind is no news either. */
+    if (!expected && (error == -ENOENT || error == -ECONNREFUSED))
+        return;
+    sp_complain(&sp_command_status, "%s: %s", place->path, sp_socket_why(error));
+    r->failed++;
+}
+
+static void ask_named(struct report *r, const char *path) {
+    struct sp_socket_place place = {.private = false};
+    if (snprintf(place.path, sizeof place.path, "%s", path) >= (int)sizeof place.path) {
+        sp_complain(&sp_command_status, "%s: %s", path, sp_socket_why(-ENAMETOOLONG));
+        r->failed++;
+        return;
+    }
+    ask(r, &place, true);
+}
+
+static int ask_all(struct report *r) {
+    struct sp_sockets sockets;
+    int error = sp_sockets_all(&sockets);
+    if (error)
+        return error;
+    for (size_t i = 0; i < sockets.n; i++)
+        ask(r, &sockets.place[i], false);
+    sp_sockets_deinit(&sockets);
+    if (!r->answered && !r->failed)
+        sp_complain(&sp_command_status,
+                    "no daemon is running; start samepaged, or run something with 'samepage run'");
+    return 0;
+}
+
+static int finish(struct report *r) {
+    if (r->json && r->answered) {
+        json_t *root = json_pack("{s:O}", "daemons", r->daemons);
+        if (!root || json_dumpf(root, stdout, JSON_INDENT(2))) {
+            json_decref(root);
+            return sp_output_finish(SP_EXIT_FAILURE);
+        }
+        printf("\n");
+        json_decref(root);
+    }
+    return sp_output_finish(r->answered && !r->failed ? SP_EXIT_OK : SP_EXIT_FAILURE);
+}
+
+static int report(struct report *r, const char *named) {
+    const char *inherited = getenv("SAMEPAGE_SOCKET");
+    if (!named && inherited && *inherited)
+        named = inherited;
+    int error = 0;
+    if (named)
+        ask_named(r, named);
+    else
+        error = ask_all(r);
+    if (!error)
+        return finish(r);
+    sp_complain(&sp_command_status, "%s", strerror(-error));
+    return SP_EXIT_FAILURE;
+}
+
+static int status_main(const struct sp_command *command, int argc, char **argv) {
+    struct sp_args args = {.command = command, .argc = argc, .argv = argv};
+    struct report r = {.json = false};
+    const char *value, *named = NULL;
+    for (int option; (option = sp_args_next(&args, &value)) != SP_ARGS_END;) {
+        if (option == SP_ARGS_DONE)
+            return args.status;
+        if (option == OPTION_JSON)
+            r.json = true;
+        else
+            named = value;
+    }
+    if (args.next < argc)
+        return sp_usage_error(command, "unexpected argument '%s'", argv[args.next]);
+    if (named && !*named)
+        return sp_usage_error(command, "option '--socket' needs a path");
+    r.daemons = json_array();
+    int status = report(&r, named);
+    json_decref(r.daemons);
+    return status;
+}
