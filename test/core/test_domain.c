@@ -252,6 +252,23 @@ static void the_sweep_hints_those_whose_sender_has_gone(void **state) {
     assert_false(sp_domain_sweep(w.d, 10));
 }
 
+/* Enough for many to have the same place in the table. */
+static void the_sweep_finds_everything(void **state) {
+    struct test_random r = {9};
+    for (uint64_t i = 0; i < 30000; i++) {
+        struct sp_query q = {{i}, {test_random_next(&r) | 1}};
+        expect(i % 3 ? w.a : w.b, q, SP_ANSWER_UNKNOWN);
+    }
+    sp_domain_client_remove(w.d, w.a);
+    while (sp_domain_sweep(w.d, 100))
+        ;
+    assert_true(sp_domain_unstable(w.d) == 10000);
+    sp_domain_client_remove(w.d, w.b);
+    while (sp_domain_sweep(w.d, 1000))
+        ;
+    assert_true(sp_domain_unstable(w.d) == 0);
+}
+
 static void numbers_rest_until_they_are_swept(void **state) {
     sp_client gone = w.a;
     expect(w.a, query(1, 7), SP_ANSWER_UNKNOWN);
@@ -375,12 +392,67 @@ static void deferred_references_wait_for_their_epoch(void **state) {
     assert_true(w.punched[0].first.v == first.v && w.punched[0].n == 100);
     assert_true(sp_domain_references(w.d, first) == 0);
     assert_true(counter(SP_COUNTER_pages_deferred) == 200);
+    next.v += 100;
+    assert_int_equal(sp_domain_release(w.d, w.a, next, 1, 1), 0); /* and is not done with, as 1 would be */
+    assert_true(counter(SP_COUNTER_pages_deferred) == 201);
     sp_domain_client_remove(w.d, w.a);
     assert_int_equal(w.punches, 2);
     assert_true(w.punched[1].first.v == first.v + 100 && w.punched[1].n == 412);
     assert_true(counter(SP_COUNTER_pages_deferred) == 0);
     assert_true(counter(SP_COUNTER_pages_punched) == SP_WINDOW_PAGES);
     sp_domain_release_done(w.d, w.a, 9);
+}
+
+/* The range crosses several blocks of the ledger: all of it is deferred, or nothing. */
+static void a_release_without_memory_changes_nothing(void **state) {
+    sp_store_page first = share_window(w.a, w.b, 3);
+    uint64_t failed = 0;
+    for (uint64_t i = 1;; i++) {
+        w.memory.fail_at = w.memory.gets + i;
+        uint64_t failures = w.memory.failures;
+        int r = sp_domain_release(w.d, w.a, first, 300, 1);
+        if (r == 0)
+            break;
+        assert_int_equal(r, -ENOMEM);
+        assert_true(w.memory.failures > failures);
+        assert_true(counter(SP_COUNTER_pages_deferred) == 0);
+        failed++;
+    }
+    assert_true(failed >= 5);
+    assert_int_equal(sp_domain_release(w.d, w.a, first, 300, 1), -EINVAL);
+    sp_domain_release_done(w.d, w.a, 1);
+    assert_true(sp_domain_client_references(w.d, w.a) == SP_WINDOW_PAGES - 300);
+    assert_true(sp_domain_references(w.d, first) == 1);
+}
+
+static void a_commit_without_memory_keeps_none(void **state) {
+    uint64_t failed = 0;
+    /* Tables keep their arrays of shards: let them get those first. */
+    sp_store_page store = make_stable(w.a, w.b, 7, 12345);
+    sp_domain_release_done(w.d, w.b, 1);
+    assert_int_equal(sp_domain_release(w.d, w.b, store, 1, 1), 0);
+    for (uint64_t i = 1;; i++) {
+        struct sp_answer a;
+        expect(w.a, query(i * 1000, i), SP_ANSWER_UNKNOWN);
+        expect(w.b, query(i * 1000, i), SP_ANSWER_SEND);
+        sp_domain_publish(w.d, w.b, query(i * 1000, i), &a);
+        uint64_t bytes = w.memory.bytes, punches = w.punches;
+        w.memory.fail_at = w.memory.gets + i;
+        uint64_t failures = w.memory.failures;
+        int r = sp_domain_publish_commit(w.d, w.b, query(i * 1000, i), a.store);
+        w.memory.fail_at = 0;
+        if (w.memory.failures == failures) {
+            assert_int_equal(r, 0);
+            break;
+        }
+        assert_int_equal(r, -ENOMEM);
+        assert_int_equal(w.punches, punches + 1);
+        assert_true(sp_domain_references(w.d, a.store) == 0);
+        assert_true(sp_domain_client_references(w.d, w.b) == 0);
+        assert_true(w.memory.bytes <= bytes);
+        failed++;
+    }
+    assert_true(failed >= 5);
 }
 
 /* Windows published in any order: what a client leaves is punched in as few ranges as there can be. */
@@ -469,12 +541,15 @@ int main(void) {
         domain_test(the_last_twin_alone_just_waits),
         domain_test(a_gone_sender_strands_nobody),
         domain_test(the_sweep_hints_those_whose_sender_has_gone),
+        domain_test(the_sweep_finds_everything),
         domain_test(numbers_rest_until_they_are_swept),
         domain_test(clients_run_out),
         domain_test(impossible_questions_are_declined),
         domain_test(many_questions_at_once),
         domain_test(releases_are_checked_as_a_whole),
         domain_test(deferred_references_wait_for_their_epoch),
+        domain_test(a_release_without_memory_changes_nothing),
+        domain_test(a_commit_without_memory_keeps_none),
         domain_test(punches_come_in_ranges),
         domain_test(limits_decline),
         domain_test(too_many_waiters_are_declined),
