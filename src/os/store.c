@@ -143,6 +143,9 @@ int sp_segment_memory(const struct sp_segment *s, uint64_t *ret_bytes) {
 }
 
 int sp_token_journal(int fd, struct sp_journal *ret_journal) {
+    int fault = sp_fault("token_journal");
+    if (fault)
+        return fault;
     long r = sp_syscall(SYS_pread64, fd, ret_journal, sizeof(*ret_journal), 0);
     if (r < 0)
         return (int)r;
@@ -160,7 +163,7 @@ int sp_token_new(int *ret_fd, void **ret_mapping) {
     /* Read-only, against stray writes: what counts for the seal is that the mapping could be made writable.
      */
     if (r == 0)
-        r = sp_syscall(SYS_mmap, 0, SP_PAGE_SIZE, PROT_READ, MAP_SHARED, fd, 0);
+        r = sp_syscall(SYS_mmap, 0, SP_PAGE_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
     if (r < 0 && r >= -4095) {
         close_fd(fd);
         return (int)r;

@@ -49,8 +49,8 @@ struct sp_journal {
 /* Reads the journal of a token through its descriptor. */
 SP_WARN_UNUSED int sp_token_journal(int fd, struct sp_journal *ret_journal);
 
-/* A new token: its descriptor and its mapping (one page, MAP_SHARED, inherited by fork, gone with exec and
- * exit). */
+/* A new token: its descriptor and its mapping (one writable page, which begins with the journal, MAP_SHARED,
+ * inherited by fork, gone with exec and exit). */
 SP_WARN_UNUSED int sp_token_new(int *ret_fd, void **ret_mapping);
 /* Unmaps this process's mapping of it. */
 SP_WARN_UNUSED int sp_token_drop(void *mapping);

@@ -1,4 +1,7 @@
 /* SPDX-License-Identifier: MIT */
+/*
+ * Waking the worker by a blocked signal and a signalfd; see the header for why.
+ */
 #include "os/wake.h"
 
 #include <errno.h>

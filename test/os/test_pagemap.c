@@ -103,6 +103,19 @@ static void holes_are_not_reported_and_written_when_filled(void **state) {
     assert_int_equal(scan(SP_PAGEMAP_PRESENT), 1);
 }
 
+/* What was only read is the kernel's page of zeros: nothing to gain, and armed it would fault for nothing. */
+static void pages_that_were_only_read_are_not_reported(void **state) {
+    watch();
+    for (size_t i = 0; i < N; i++)
+        assert_int_equal(*(volatile char *)(region + i * PAGE), 0);
+    assert_int_equal(scan(SP_PAGEMAP_PRESENT), N);
+    assert_int_equal(scan(SP_PAGEMAP_PEEK), 0);
+    assert_int_equal(scan(SP_PAGEMAP_WRITTEN), 0);
+    region[9 * PAGE] = 1;
+    assert_int_equal(scan(SP_PAGEMAP_WRITTEN), 1);
+    assert_true(in_found(9));
+}
+
 /* Every second page: more ranges than fit in the caller's vector, or in the buffer on the stack. */
 static void goes_on_where_the_vector_was_full(void **state) {
     watch();
@@ -147,6 +160,8 @@ static void other_mappings_are_passed_over(void **state) {
     assert_int_equal(sp_uffd_register(uffd, AT(region, 0), 64 * PAGE, SP_UFFD_MODE_WP), 0);
     assert_int_equal(sp_uffd_register(uffd, AT(region, 256), 256 * PAGE, SP_UFFD_MODE_WP), 0);
 
+    assert_int_equal(scan(SP_PAGEMAP_PEEK), 64 + 256);
+    assert_false(in_found(64) || in_found(127) || in_found(128) || in_found(255));
     assert_int_equal(scan(SP_PAGEMAP_WRITTEN), 64 + 256);
     assert_false(in_found(64) || in_found(127) || in_found(128) || in_found(255));
     for (size_t i = 0; i < N; i++)
@@ -282,6 +297,26 @@ static void exclusive_is_for_present_pages(void **state) {
     assert_int_equal(sp_pagemap_exclusive(pagemap, (sp_page){1}), 0);
 }
 
+static void a_window_tells_its_exclusive_pages(void **state) {
+    struct idler child;
+    sp_bits bits;
+    void *window;
+    assert_int_equal(sp_map_new(SP_WINDOW_SIZE, SP_WINDOW_SIZE, &window), 0);
+    assert_int_equal(sp_advise((uintptr_t)window, SP_WINDOW_SIZE, MADV_NOHUGEPAGE), 0);
+    page_fill((char *)window + 3 * PAGE, 1, 3);
+    page_fill((char *)window + 511 * PAGE, 1, 511);
+    assert_int_equal(sp_pagemap_exclusive_window(pagemap, (uintptr_t)window / SP_WINDOW_SIZE, &bits), 0);
+    assert_int_equal(sp_bits_count(&bits), 2);
+    assert_true(sp_bits_get(&bits, 3) && sp_bits_get(&bits, 511));
+    idler_start(&child);
+    page_fill((char *)window + 3 * PAGE, 2, 3); /* its own again */
+    assert_int_equal(sp_pagemap_exclusive_window(pagemap, (uintptr_t)window / SP_WINDOW_SIZE, &bits), 0);
+    idler_end(&child);
+    assert_int_equal(sp_bits_count(&bits), 1);
+    assert_true(sp_bits_get(&bits, 3));
+    must(sp_unmap(window, SP_WINDOW_SIZE), "unmap");
+}
+
 static void wrong_questions_are_refused(void **state) {
     struct sp_range r;
     size_t n = 9;
@@ -306,6 +341,7 @@ int main(void) {
         TEST(peeking_does_not_arm),
         TEST(system_calls_count_as_writes),
         TEST(holes_are_not_reported_and_written_when_filled),
+        TEST(pages_that_were_only_read_are_not_reported),
         TEST(goes_on_where_the_vector_was_full),
         TEST(other_mappings_are_passed_over),
         TEST(unmapped_ranges_are_passed_over),
@@ -314,6 +350,7 @@ int main(void) {
         TEST(armed_and_zapped_looks_broken),
         TEST(huge_pages_are_told_apart),
         TEST(exclusive_is_for_present_pages),
+        TEST(a_window_tells_its_exclusive_pages),
         TEST(wrong_questions_are_refused),
     };
     require_uffd();

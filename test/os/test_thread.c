@@ -7,8 +7,10 @@
 
 #include "os/lock.h"
 #include "os/proc.h"
+#include "os/socket.h"
 #include "os/store.h"
 #include "os/thread.h"
+#include "os/wake.h"
 
 struct seen {
     struct sp_event ready, go;
@@ -149,6 +151,50 @@ static void a_forked_child_forgets_it(void **state) {
     assert_int_equal(r, 0);
 }
 
+struct sleeper {
+    struct sp_event ready, woken, end;
+    int fd, tid, result;
+};
+
+static void sleep_until_woken(void *arg, int status) {
+    struct sleeper *s = arg;
+    s->result = sp_wake_open(&s->fd, &s->tid);
+    sp_event_post(&s->ready);
+    for (int i = 0; i < 2 && s->result == 0; i++) {
+        s->result = sp_wait_readable(&s->fd, 1, UINT64_MAX) == 1 ? 0 : -EIO;
+        sp_wake_clear(s->fd);
+        if (sp_wait_readable(&s->fd, 1, 0) != 0)
+            s->result = -EBUSY;
+        sp_event_post(&s->woken);
+    }
+    sp_event_wait(&s->end, 0, UINT64_MAX);
+}
+
+static void any_disposition(int signal) {
+    abort(); /* no handler ever runs for it */
+}
+
+/* Whatever the program does with that signal itself. */
+static void a_thread_is_woken_by_its_blocked_signal(void **state) {
+    struct sleeper s = {0};
+    struct sp_thread t;
+    struct sigaction action = {.sa_handler = any_disposition}, old;
+    assert_int_equal(sp_thread_start(&t, "x", true, sleep_until_woken, &s), 0);
+    sp_event_wait(&s.ready, 0, UINT64_MAX);
+    assert_int_equal(s.result, 0);
+    sp_wake(s.tid); /* ignored by default, and still queued */
+    assert_int_equal(sp_event_wait(&s.woken, 0, UINT64_MAX), 1);
+    assert_int_equal(sigaction(SIGURG, &action, &old), 0);
+    sp_wake(s.tid);
+    assert_int_equal(sp_event_wait(&s.woken, 1, UINT64_MAX), 2);
+    sigaction(SIGURG, &old, NULL);
+    sp_event_post(&s.end);
+    sp_thread_join(&t);
+    assert_int_equal(s.result, 0);
+    sp_wake(s.tid); /* has gone */
+    sp_wake(0);
+}
+
 static void clocks_go_forward(void **state) {
     uint64_t now = sp_now_ns(), thread = sp_thread_cpu_ns(), process = sp_process_cpu_ns();
     for (volatile unsigned i = 0; i < 1000000; i++) {
@@ -164,6 +210,7 @@ int main(void) {
         cmocka_unit_test(the_thread_stands_apart),
         cmocka_unit_test(descriptors_are_shared_unless_asked),
         cmocka_unit_test(a_forked_child_forgets_it),
+        cmocka_unit_test(a_thread_is_woken_by_its_blocked_signal),
         cmocka_unit_test(clocks_go_forward),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
