@@ -82,8 +82,7 @@ static void refuses_pinned_pages(void **state) {
     struct io_uring_params params = {0};
     long ring = sp_syscall(SYS_io_uring_setup, 4, &params);
     if (ring < 0) {
-        print_message("io_uring is not available here: %s\n", strerror((int)-ring));
-        skip();
+        NOT_HERE("io_uring is not available here: %s", strerror((int)-ring));
     }
     struct iovec part = {source, 2 * PAGE};
     assert_int_equal(sp_syscall(SYS_io_uring_register, ring, IORING_REGISTER_BUFFERS, &part, 1), 0);
@@ -138,8 +137,7 @@ static void refuses_guard_pages(void **state) {
     size_t moved;
     int r = sp_advise(AT(source, 1), PAGE, MADV_GUARD_INSTALL);
     if (r == -EINVAL) {
-        print_message("this kernel has no guard pages\n");
-        skip();
+        NOT_HERE("this kernel has no guard pages");
     }
     assert_int_equal(r, 0);
     assert_int_equal(move(1, 1, &moved), -EFAULT);

@@ -76,7 +76,7 @@ static void eligibility_follows_flags_and_names(void **state) {
     for (size_t i = 0; i < sizeof(cases) / sizeof(*cases); i++) {
         struct sp_mapping m = one(cases[i].header, cases[i].pkey, cases[i].flags);
         if (m.eligible != cases[i].want)
-            print_message("case %zu: %s\n", i, sp_eligible_text(m.eligible));
+            print_message("# case %zu: %s\n", i, sp_eligible_text(m.eligible));
         assert_int_equal(m.eligible, cases[i].want);
     }
 }

@@ -22,20 +22,22 @@ struct seen {
     char page[SP_PAGE_SIZE];
 };
 
+/* By raw calls, as all of the worker's are: ThreadSanitizer believes that a process has one descriptor table
+ * only. */
 static void look(void *arg, int status) {
     struct seen *s = arg;
     int local;
     s->status = status;
     s->local = (uintptr_t)&local;
-    s->stdin_flags = fcntl(0, F_GETFD);
+    s->stdin_flags = (int)sp_syscall(SYS_fcntl, 0, F_GETFD);
     sp_syscall(SYS_rt_sigprocmask, SIG_SETMASK, NULL, &s->mask, 8);
     sp_syscall(SYS_prctl, 16 /* PR_GET_NAME */, s->name);
-    s->file = open("/proc/thread-self/comm", O_RDONLY);
+    s->file = (int)sp_syscall(SYS_openat, AT_FDCWD, "/proc/thread-self/comm", O_RDONLY);
     sp_event_post(&s->ready);
     sp_event_wait(&s->go, 0, UINT64_MAX);
     char byte;
-    s->after_close = (int)read(s->file, &byte, 1);
-    close(s->file);
+    s->after_close = (int)sp_syscall(SYS_read, s->file, &byte, 1);
+    sp_close(s->file);
     /* A segment reopens itself through /proc, where this thread's table is not the process's. */
     struct sp_segment segment;
     s->segment = sp_segment_init(&segment);
@@ -72,7 +74,7 @@ static void the_thread_stands_apart(void **state) {
     assert_int_equal(sp_thread_start(&t, "sp-a-name-longer-than-15", true, look, &seen), 0);
     sp_event_wait(&seen.ready, 0, UINT64_MAX);
     assert_int_equal(seen.status, 0);
-    assert_int_equal(seen.stdin_flags, -1);
+    assert_int_equal(seen.stdin_flags, -EBADF);
     assert_int_equal(seen.file, 0); /* the first of its own table */
     assert_true(fcntl(0, F_GETFD) >= 0);
     assert_string_equal(seen.name, "sp-a-name-longe");
