@@ -120,6 +120,7 @@ static void session_close(struct remote *r) {
  * to another session. */
 static int broken(struct remote *r) {
     close_fd(&r->fd);
+    sp_hint_queue_clear(&r->hints);
     return -ENOTCONN;
 }
 
@@ -611,14 +612,14 @@ static int remote_hints(struct sp_link *l, struct sp_hint *ret_hints, size_t max
         if (e == 1) /* a reply that nobody waits for */
             e = broken(r);
     }
+    if (r->fd < 0)
+        return -ENOTCONN;
     while (n < max) {
         struct sp_wire_hint hint;
         if (!sp_hint_queue_take(&r->hints, &hint, 1))
             break;
         ret_hints[n++] = (struct sp_hint){.window = hint.window, .pages = hint.pages};
     }
-    if (r->fd < 0 && !n)
-        return -ENOTCONN;
     *ret_n = n;
     return 0;
 }

@@ -11,9 +11,11 @@
 #define LOOK_FIRST_NS UINT64_C(20000000)
 #define LOOK_LAST_NS  UINT64_C(2000000000)
 
-/* A token that can be sealed, or asked about with an error, is none: it would free everything or nothing. */
+/* A token about which the kernel gives an error would hold on for ever; one that nobody maps tells nothing.
+ */
 static int token_check(int fd) {
-    return sp_token_gone(fd) == 0 ? 0 : -EINVAL;
+    int gone = sp_token_gone(fd);
+    return gone == 0 ? 0 : gone == 1 ? -ESRCH : -EINVAL;
 }
 
 static int token_add(struct family *f, int fd, uint64_t epoch) {

@@ -29,12 +29,12 @@ struct family {
 /* Most tokens of one client that may be waited for. */
 #define FAMILY_TOKENS_MAX 4096
 
-/* Begins with epoch 1. Takes over the descriptor on success. -EINVAL: that is no token, or nobody maps it;
- * -ENOMEM. */
+/* Begins with epoch 1. Takes over the descriptor on success. -EINVAL: that is no token; -ESRCH: nobody maps
+ * it (any more); -ENOMEM. */
 SP_WARN_UNUSED int family_init(struct family *f, int token_fd);
 void family_deinit(struct family *f);
-/* The current epoch ends, the next begins with its token, taken over on success. -EINVAL and -ENOMEM as
- * above, -EMFILE: too many. */
+/* The current epoch ends, the next begins with its token, taken over on success. -EINVAL, -ESRCH and
+ * -ENOMEM as above, -EMFILE: too many. */
 SP_WARN_UNUSED int family_next(struct family *f, int token_fd, uint64_t now_ns);
 /* The client's session has ended: the current epoch too may end now. */
 void family_gone(struct family *f, uint64_t now_ns);

@@ -77,7 +77,7 @@ uint64_t service_work(struct service *s, uint64_t now_ns);
 /* Families that hold on without a client, in all domains. */
 uint64_t service_waiting(const struct service *s);
 
-/* A client joins. Takes over the token on success. -EINVAL: that is no token; -ENOMEM, -EUSERS. */
+/* A client joins. Takes over the token on success. -EINVAL, -ESRCH: see family_init; -ENOMEM, -EUSERS. */
 SP_WARN_UNUSED int member_new(struct domain *d, const struct sp_wire_hello *hello, pid_t pid, int token_fd,
                               struct session *session, struct member **ret_member);
 /* Its session has ended. Freed when its family has gone, perhaps at once. */

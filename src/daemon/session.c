@@ -226,7 +226,10 @@ static void on_hello(struct session *s, struct request *q) {
     if (!r)
         r = member_new(d, q->message, s->pid, q->fd, s, &s->member);
     if (r) {
-        session_end(s, r, r == -EINVAL ? "no token that the client maps" : strerror(-r));
+        session_end(s, r,
+                    r == -EINVAL  ? "what came as its token is none"
+                    : r == -ESRCH ? "nobody maps its token: it has ended already"
+                                  : strerror(-r));
         return;
     }
     q->fd = -1;
@@ -269,7 +272,8 @@ static void on_forget(struct session *s, struct request *q) {
 static void on_release(struct session *s, struct request *q) {
     bool taken;
     int r = member_release(s->member, q->message, q->fd, sp_now_ns(), &taken);
-    if (r)
+    /* A client that died meanwhile is no news. */
+    if (r && r != -ESRCH)
         log_client("process %d of uid %u gave back references in a way that cannot be: %s; they are kept",
                    (int)s->pid, (unsigned)s->uid, strerror(-r));
     if (taken)

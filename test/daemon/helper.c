@@ -96,6 +96,7 @@ int daemon_run(const char *const *arguments, char *text, size_t bytes) {
     pid_t pid = fork();
     assert_true(pid >= 0);
     if (!pid) {
+        dup2(out[1], 1);
         dup2(out[1], 2);
         child_exec(all);
     }

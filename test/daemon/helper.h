@@ -32,8 +32,8 @@ void daemon_start_again(struct daemon *d, const char *const *options);
 void daemon_stop(struct daemon *d);
 /* SIGKILL. The directory and the stale socket stay. */
 void daemon_kill(struct daemon *d);
-/* Runs the daemon's program with these arguments until it ends; returns its exit status, what it wrote to
- * stderr in `text`. */
+/* Runs the daemon's program with these arguments until it ends; returns its exit status, what it wrote in
+ * `text`. */
 int daemon_run(const char *const *arguments, char *text, size_t bytes);
 
 /* A link that is open. */
