@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: MIT
+# The usual commands, in front of meson and ninja. Each of them installs what it needs (tools/setup) and builds
+# first, so each works alone in a fresh checkout.
+
+BUILD  ?= build
+PREFIX ?= /usr/local
+
+.PHONY: all build demo check stress bench install clean help
+all: build
+
+build: | setup-build
+	@test -f $(BUILD)/build.ninja || meson setup --prefix=$(PREFIX) $(BUILD) .
+	@ninja -C $(BUILD)
+
+demo: | setup-demo
+	@$(MAKE) --no-print-directory build
+	@/usr/bin/python3 demo/demo.py --build $(BUILD)
+
+# Everything but the long stress tests.
+check: | setup-check
+	@$(MAKE) --no-print-directory build
+	@tools/test $(BUILD) check --no-suite stress
+
+stress: | setup-check
+	@$(MAKE) --no-print-directory build
+	@tools/test $(BUILD) stress --suite stress --verbose
+
+bench: build
+	@/usr/bin/python3 bench/run.py --build $(BUILD)
+
+install: build
+	@meson configure $(BUILD) -Dprefix=$(PREFIX)
+	@meson install -C $(BUILD)
+
+clean:
+	@rm -rf $(BUILD) build-ci-*
+
+help:
+	@echo "make build | demo | check | stress | bench | install [PREFIX=/usr/local] [DESTDIR=] | clean"
+
+.PHONY: setup-build setup-check setup-demo
+setup-build setup-check setup-demo: setup-%:
+	@tools/setup $*
