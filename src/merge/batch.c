@@ -139,6 +139,8 @@ static void run_freeze(struct sp_batch *b, const struct sp_batch_run *run) {
         mark(b, run->slot, run->slot + run->pages, SP_OUTCOME_REFUSED);
         return;
     }
+    for (unsigned i = 0; i < run->pages; i++)
+        sp_bits_set(&b->missing, run->slot + i);
     unsigned slot = run->slot, end = run->slot + run->pages, retries = 0;
     while (slot < end) {
         size_t moved = 0;
@@ -276,17 +278,21 @@ static void until_done(struct sp_batch *b, int (*call)(int fd, uintptr_t start, 
     }
 }
 
-/* Ends MISSING on what is still anonymous in the run, so that the kernel fills its holes again. Until then
- * the next reader of a hole would sleep for ever (I6). */
-static void run_thaw(struct sp_batch *b, const struct sp_batch_run *run) {
-    unsigned end = run->slot + run->pages;
-    for (unsigned first = run->slot; first < end;) {
-        if (b->outcome[first] == SP_OUTCOME_MERGED) {
+/*
+ * Ends MISSING on what is still anonymous, so that the kernel fills its holes again. Until then the next
+ * reader of a hole would sleep for ever (I6). Neighbouring runs are one mapping of the kernel's, so stretches
+ * go across runs: exactly whole mappings, which need no splitting and cannot fail where a process has no
+ * mapping left (H4).
+ */
+static void batch_thaw(struct sp_batch *b) {
+    for (unsigned first = 0; first < SP_WINDOW_PAGES;) {
+        if (!sp_bits_get(&b->missing, first) || b->outcome[first] == SP_OUTCOME_MERGED) {
             first++;
             continue;
         }
         unsigned last = first;
-        while (last < end && b->outcome[last] != SP_OUTCOME_MERGED)
+        while (last < SP_WINDOW_PAGES && sp_bits_get(&b->missing, last) &&
+               b->outcome[last] != SP_OUTCOME_MERGED)
             last++;
         uintptr_t address = slot_address(b, first);
         size_t bytes = (last - first) * SP_PAGE_SIZE;
@@ -345,6 +351,7 @@ static void journal_write(const struct sp_batch *b, bool active) {
 void sp_batch_run(struct sp_batch *b) {
     memset(b->outcome, SP_OUTCOME_NONE, sizeof(b->outcome));
     memset(&b->in_scratch, 0, sizeof(b->in_scratch));
+    memset(&b->missing, 0, sizeof(b->missing));
     b->frozen_ns = b->errors = b->forks = 0;
     if (!b->n)
         return;
@@ -362,8 +369,7 @@ void sp_batch_run(struct sp_batch *b) {
         run_remap(b, &b->runs[k]);
     for (size_t k = 0; k < b->n; k++)
         run_back(b, &b->runs[k]);
-    for (size_t k = 0; k < b->n; k++)
-        run_thaw(b, &b->runs[k]);
+    batch_thaw(b);
     const struct sp_batch_run *first = &b->runs[0], *last = &b->runs[b->n - 1];
     until_done(b, sp_uffd_wake, slot_address(b, first->slot),
                (last->slot + last->pages - first->slot) * SP_PAGE_SIZE);

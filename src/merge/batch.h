@@ -43,6 +43,7 @@ struct sp_batch {
     struct sp_batch_run *runs;
     size_t n;
     sp_bits in_scratch; /* pages that are in scratch at this moment */
+    sp_bits missing;    /* pages that this batch registered MISSING */
     /* Results. */
     uint8_t outcome[512]; /* enum sp_outcome for each slot */
     uint64_t frozen_ns;   /* from the first freeze to the last thaw */
