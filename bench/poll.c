@@ -4,18 +4,26 @@
  * stopwatch, the same for the kernel's KSM and for samepage.
  *
  *   poll ksm PAGES TIMEOUT_SECONDS      reads pages_sharing and ksm_zero_pages of /sys/kernel/mm/ksm
- *   poll SOCKET PAGES TIMEOUT_SECONDS   asks the daemon at SOCKET
+ *   poll SOCKET PAGES TIMEOUT_SECONDS [PID ADDRESS PAGES]...
+ *                                       asks the daemon at SOCKET
+ *
+ * KSM counts a page when it has been merged. A daemon counts it when it has promised it (I8), and the client
+ * remaps it a little later: so once the daemon's counter is there, the page tables of the given memory, which
+ * was all resident and private at first, are read too, until what has been remapped is there as well. That is
+ * not done from the start, as it costs far more than asking.
  *
  * At the end, one JSON object on one line: whether it was reached, the time on CLOCK_MONOTONIC when that was
  * seen, pages saved, its own CPU time and, from a daemon, its counters and freeze times. With PAGES 0 it
  * looks once. Exit status: 0 reached, 1 not in time, 2 cannot look.
  */
+#include <fcntl.h>
 #include <inttypes.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "core/counters.h"
 #include "core/histogram.h"
@@ -23,6 +31,17 @@
 
 #define EVERY_NS (5 * 1000 * 1000)
 #define NS       UINT64_C(1000000000)
+
+/* Bits of /proc/PID/pagemap (Documentation/admin-guide/mm/pagemap.rst). */
+#define PAGEMAP_PRESENT (UINT64_C(1) << 63)
+#define PAGEMAP_SWAPPED (UINT64_C(1) << 62)
+#define PAGEMAP_FILE    (UINT64_C(1) << 61)
+
+/* Memory of a workload. */
+struct area {
+    int pagemap_fd;
+    uint64_t first_page, pages;
+};
 
 static uint64_t now_ns(clockid_t clock) {
     struct timespec t;
@@ -60,6 +79,41 @@ static void status_sum(const struct sp_status *s, struct sp_counters *ret_counte
             ret_counters->v[c] += s->domains[d].counters.v[c];
         sp_histogram_merge(ret_freezes, &s->domains[d].freezes);
     }
+}
+
+static bool area_open(struct area *a, char **words) {
+    char path[64];
+    snprintf(path, sizeof(path), "/proc/%s/pagemap", words[0]);
+    a->pagemap_fd = open(path, O_RDONLY | O_CLOEXEC);
+    a->first_page = strtoull(words[1], NULL, 10) / SP_PAGE_SIZE;
+    a->pages = strtoull(words[2], NULL, 10);
+    return a->pagemap_fd >= 0;
+}
+
+/* Pages that are no longer the process's own: remapped to the store, or given back. */
+static uint64_t area_given_up_pages(const struct area *a) {
+    static uint64_t entries[8192];
+    uint64_t own = 0;
+    for (uint64_t done = 0; done < a->pages;) {
+        uint64_t n = a->pages - done;
+        if (n > sizeof(entries) / sizeof(*entries))
+            n = sizeof(entries) / sizeof(*entries);
+        ssize_t got = pread(a->pagemap_fd, entries, n * 8, (off_t)((a->first_page + done) * 8));
+        if (got <= 0)
+            return 0;
+        for (size_t i = 0; i < (size_t)got / 8; i++)
+            own += entries[i] & (PAGEMAP_PRESENT | PAGEMAP_SWAPPED) && !(entries[i] & PAGEMAP_FILE);
+        done += (uint64_t)got / 8;
+    }
+    return a->pages - own;
+}
+
+/* What the page tables say is saved, given how many store pages stand for what was given up. */
+static uint64_t areas_saved_pages(const struct area *areas, size_t n_areas, uint64_t store_pages) {
+    uint64_t given_up = 0;
+    for (size_t i = 0; i < n_areas; i++)
+        given_up += area_given_up_pages(&areas[i]);
+    return given_up > store_pages ? given_up - store_pages : 0;
 }
 
 static uint64_t counters_saved_pages(const struct sp_counters *c) {
@@ -106,7 +160,8 @@ static int poll_ksm(uint64_t target_pages, uint64_t deadline_ns) {
     }
 }
 
-static int poll_daemon(const char *socket_path, uint64_t target_pages, uint64_t deadline_ns) {
+static int poll_daemon(const char *socket_path, uint64_t target_pages, uint64_t deadline_ns,
+                       const struct area *areas, size_t n_areas) {
     for (;;) {
         struct sp_status *s = NULL;
         int r = sp_control_status(socket_path, 5000, &s);
@@ -117,7 +172,10 @@ static int poll_daemon(const char *socket_path, uint64_t target_pages, uint64_t 
         struct sp_counters counters;
         struct sp_histogram freezes;
         status_sum(s, &counters, &freezes);
-        uint64_t saved = counters_saved_pages(&counters), now = now_ns(CLOCK_MONOTONIC);
+        uint64_t saved = counters_saved_pages(&counters);
+        if (n_areas && saved >= target_pages)
+            saved = areas_saved_pages(areas, n_areas, counters.v[SP_COUNTER_pages_shared]);
+        uint64_t now = now_ns(CLOCK_MONOTONIC);
         if (saved >= target_pages || now >= deadline_ns) {
             r = report(saved >= target_pages, now, saved, s);
             sp_status_free(s);
@@ -129,13 +187,20 @@ static int poll_daemon(const char *socket_path, uint64_t target_pages, uint64_t 
 }
 
 int main(int argc, char **argv) {
-    if (argc != 4) {
-        fprintf(stderr, "usage: poll ksm|SOCKET PAGES TIMEOUT_SECONDS\n");
+    struct area areas[64];
+    size_t n_areas = 0;
+    if (argc < 4 || (argc - 4) % 3 || argc > 4 + 3 * 64) {
+        fprintf(stderr, "usage: poll ksm|SOCKET PAGES TIMEOUT_SECONDS [PID ADDRESS PAGES]...\n");
         return 2;
     }
+    for (; 4 + 3 * (int)n_areas < argc; n_areas++)
+        if (!area_open(&areas[n_areas], argv + 4 + 3 * n_areas)) {
+            perror("poll: pagemap");
+            return 2;
+        }
     uint64_t target_pages = strtoull(argv[2], NULL, 10);
     uint64_t deadline_ns = now_ns(CLOCK_MONOTONIC) + strtoull(argv[3], NULL, 10) * NS;
     if (strcmp(argv[1], "ksm") == 0)
         return poll_ksm(target_pages, deadline_ns);
-    return poll_daemon(argv[1], target_pages, deadline_ns);
+    return poll_daemon(argv[1], target_pages, deadline_ns, areas, n_areas);
 }

@@ -13,14 +13,15 @@
  * Contents are pseudo random, so that no page resembles another before its first word and none is zero.
  * They are recomputed for the check, never stored: the check does not depend on memory that is being merged.
  *
- * On stdin and stdout, a line at a time: it says "ready"; "go" is answered by "advised", "check" by "ok" or
- * "bad N" (N pages differ), "quit" ends it.
+ * On stdin and stdout, a line at a time: it says "ready PID ADDRESS PAGES"; "go" is answered by "advised",
+ * "check" by "ok" or "bad N" (N pages differ), "quit" ends it.
  */
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 #define PAGE_BYTES ((size_t)4096)
 #define WORDS      (PAGE_BYTES / sizeof(uint64_t))
@@ -98,7 +99,8 @@ static uint64_t workload_bad_pages(const struct workload *w) {
 
 static int workload_serve(const struct workload *w) {
     char line[64];
-    puts("ready");
+    printf("ready %d %llu %llu\n", (int)getpid(), (unsigned long long)(uintptr_t)w->memory,
+           (unsigned long long)w->pages);
     while (fgets(line, sizeof(line), stdin)) {
         if (strcmp(line, "go\n") == 0) {
             if (madvise(w->memory, w->pages * PAGE_BYTES, MADV_MERGEABLE) < 0) {

@@ -138,13 +138,14 @@ def own_bytes(pids):
 
 
 def store_bytes(daemon):
-    """Memory in the memfds that the daemon holds."""
-    total = 0
+    """Memory in the daemon's memfds, each counted once however many descriptors it has."""
+    blocks = {}
     for name in os.listdir(f"/proc/{daemon}/fd"):
         path = f"/proc/{daemon}/fd/{name}"
         if os.readlink(path).startswith("/memfd:"):
-            total += os.stat(path).st_blocks * 512
-    return total
+            info = os.stat(path)
+            blocks[info.st_dev, info.st_ino] = info.st_blocks
+    return sum(blocks.values()) * 512
 
 
 def machine_bytes():

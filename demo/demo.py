@@ -82,11 +82,11 @@ def descendants(root):
 class Program:
     """A running command that answers lines with lines."""
 
-    def __init__(self, name, command, die=signal.SIGTERM):
+    def __init__(self, name, command, die=signal.SIGTERM, stderr=None):
         self.name = name
         self.lines = queue.Queue()
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1,
-                                        errors="replace", start_new_session=True,
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr, text=True,
+                                        bufsize=1, errors="replace", start_new_session=True,
                                         preexec_fn=lambda: die_with_parent(die))
         threading.Thread(target=self.read_lines, daemon=True).start()
 
@@ -186,12 +186,13 @@ class Worker(Program):
 class Daemon(Program):
     def __init__(self, build, socket):
         # It may be held when the time comes: only SIGKILL ends a stopped process.
-        super().__init__("samepaged", [f"{build}/samepaged", "--socket", socket], signal.SIGKILL)
+        with open(f"{socket}.log", "w") as log:
+            super().__init__("samepaged", [f"{build}/samepaged", "--socket", socket], signal.SIGKILL, log)
         self.build, self.socket, self.pid = build, socket, self.process.pid
         deadline = time.monotonic() + 10
         while not os.path.exists(socket):
             if self.process.poll() is not None or time.monotonic() > deadline:
-                raise Failure(f"samepaged did not start (status {self.process.poll()})")
+                raise Failure(f"samepaged did not start (status {self.process.poll()}): {self.said()}")
             time.sleep(0.02)
 
     def hold(self):
@@ -199,6 +200,10 @@ class Daemon(Program):
 
     def go_on(self):
         os.kill(self.pid, signal.SIGCONT)
+
+    def said(self):
+        with open(f"{self.socket}.log") as f:
+            return f.read().strip()
 
     def status(self):
         """What `samepage status --json` says."""
@@ -278,15 +283,15 @@ class Demo:
     def start_programs(self):
         socket = f"{self.directory}/socket"
         self.daemon = self.start(Daemon, self.build, socket)
+        # Held, it still has a socket that can be connected to; whoever does waits for it.
+        self.daemon.hold()
         run = [f"{self.build}/samepage", "run", "--socket", socket, "--"]
         self.workers = [self.start(Worker, i + 1, run) for i in range(WORKERS)]
         self.guests = [self.start(Guest, i + 1, run, self.files) for i in range(GUESTS)]
         for w in self.workers:
             w.loaded()
-        # QEMU asks for merging when it makes the guest's memory, long before the guest has filled it.
         for g in self.guests:
             g.find_memory()
-        self.daemon.hold()
         for i, g in enumerate(self.guests):
             self.progress.show(f"guests boot ({i} of {GUESTS} are up)")
             g.hear("demo: ready")
@@ -428,7 +433,9 @@ CPU used by samepage              {cpu:.2f} s""")
 
 def cpu_seconds(status):
     """Workers and daemon."""
-    ns = status["daemon"]["cpu_ns"] + sum(d["counters"]["cpu_ns"] for d in status["domains"])
+    ns = 0
+    for daemon in status["daemons"]:
+        ns += daemon["cpu_ns"] + sum(domain["counters"]["cpu_ns"] for domain in daemon["domains"])
     return ns / 1e9
 
 
@@ -449,6 +456,7 @@ def main():
     p = argparse.ArgumentParser(description="guests and python processes share their memory", allow_abbrev=False)
     p.add_argument("--build", default=f"{TOP}/build", help="build directory (%(default)s)")
     args = p.parse_args()
+    args.build = os.path.abspath(args.build)
     for s in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(s, lambda number, _: sys.exit(128 + number))
     try:
@@ -458,6 +466,9 @@ def main():
             good = demo.run()
     except Failure as e:
         print(f"\ndemo: {e}", file=sys.stderr)
+        return 1
+    except BrokenPipeError:  # nobody reads any more; and nothing may be written at exit either
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     print("\nThe demo worked." if good else "\nThe demo FAILED.")
     return 0 if good else 1
