@@ -119,6 +119,16 @@ static void fingerprint(struct sp_worker *w, struct sp_window *win, const sp_bit
     memset(&win->reask, 0, sizeof(win->reask));
 }
 
+/* Only what the index hinted at, by the fingerprints that are known: there was no look since. */
+static void hinted(struct sp_worker *w, struct sp_window *win) {
+    sp_bits none = {0};
+    sp_regions_window(&w->engine->regions, win->number, &w->work.bits.eligible);
+    if (w->linked && !w->paused)
+        fingerprint(w, win, &none);
+    if (sp_bits_any(&win->fresh) || sp_bits_any(&win->written))
+        sp_engine_queue(w->engine, win);
+}
+
 /* Pages that are still to be tried keep the window in the list; those that are not merely being left alone
  * for a while keep the pass going. */
 static void requeue(struct sp_worker *w, struct sp_window *win) {
@@ -146,6 +156,11 @@ static bool choose(struct sp_worker *w, uint64_t number, enum sp_pass_mode mode)
     if (!win) {
         sp_engine_unlock(e);
         return false;
+    }
+    if (mode == SP_PASS_HINTED) {
+        hinted(w, win);
+        sp_engine_unlock(e);
+        return work->n;
     }
     if (mode == SP_PASS_BACKGROUND && win->skip) { /* was not looked at */
         win->skip--;
@@ -296,7 +311,8 @@ static void account_merged(struct sp_engine *e, struct sp_window *win, unsigned 
     sp_bits_set(&win->mapped, slot);
     sp_bits_set(&win->shared, slot);
     win->slot[slot] = store.v;
-    win->calm = win->calm_skip = 0;
+    win->calm = 1;
+    win->calm_skip = 3; /* what has just settled is not looked at for broken pages at once */
     e->counters.v[SP_COUNTER_pages_merged]++;
     sp_volatility_calmed(&win->volatility[slot]);
 }
@@ -377,7 +393,7 @@ static bool batch_prepare(struct sp_worker *w, const struct sp_run *run, unsigne
     if (error)
         return false;
     uint64_t index = run->store.v % SP_SEGMENT_PAGES;
-    sp_segments_populate(&view, run->store, pages);
+    sp_segments_populate(&w->segments, &view, run->store, pages);
     ret->expected = view.pages + index * SP_PAGE_SIZE;
     ret->fd = view.fd;
     ret->offset = index * SP_PAGE_SIZE;
@@ -529,12 +545,7 @@ static void merge(struct sp_worker *w, uint64_t number, bool quiescent, struct s
             next--;
         }
     }
-    for (size_t k = 0; k < n; k++) {
-        struct sp_segment_view view;
-        if (work->runs[k].store.v != SP_STORE_ZERO.v && w->linked &&
-            !sp_segments_get(&w->segments, w->engine->link, work->runs[k].store, &view))
-            sp_segments_drop(&view, work->runs[k].store, work->runs[k].pages);
-    }
+    sp_segments_drop(&w->segments, false);
 }
 
 void sp_pass_window(struct sp_worker *w, uint64_t number, enum sp_pass_mode mode,

@@ -19,13 +19,14 @@ int sp_segments_init(struct sp_segments *s) {
 }
 
 void sp_segments_clear(struct sp_segments *s) {
-    for (size_t i = 0; i < SP_SEGMENTS_MAX; i++) {
+    for (uint64_t i = 0; i < s->end; i++) {
         if (!s->views[i].pages)
             continue;
         int unused = sp_unmap((void *)(uintptr_t)s->views[i].pages, SP_SEGMENT_PAGES * SP_PAGE_SIZE);
         (void)unused;
         s->views[i] = (struct sp_segment_view){NULL, -1};
     }
+    s->end = s->populated = 0;
 }
 
 void sp_segments_deinit(struct sp_segments *s) {
@@ -62,6 +63,8 @@ int sp_segments_get(struct sp_segments *s, struct sp_link *link, sp_store_page p
             return error;
         }
         *view = (struct sp_segment_view){pages, fd};
+        if (number >= s->end)
+            s->end = number + 1;
     }
     *ret_view = *view;
     return 0;
@@ -72,19 +75,33 @@ static uintptr_t view_address(const struct sp_segment_view *view, sp_store_page 
 }
 
 /*
- * One read in each 64 KiB: the kernel maps what is resident around a fault, 16 pages at a time (fault_around_bytes, Documentation/ABI/testing/debugfs). That is cheaper than
- * MADV_POPULATE_READ, which looks at each page. What is missed is faulted in by the comparison.
+ * One read in each 64 KiB: the kernel maps what is resident around a fault, 16 pages at a time
+ * (fault_around_bytes, Documentation/ABI/testing/debugfs). That is cheaper than MADV_POPULATE_READ, which
+ * looks at each page. What is missed is faulted in by the comparison.
  */
 #define FAULT_AROUND_PAGES 16
 
-void sp_segments_populate(const struct sp_segment_view *view, sp_store_page first, size_t n) {
+void sp_segments_populate(struct sp_segments *s, const struct sp_segment_view *view, sp_store_page first,
+                          size_t n) {
+    s->populated += n < FAULT_AROUND_PAGES ? FAULT_AROUND_PAGES : n;
     const volatile uint8_t *pages = (const volatile uint8_t *)view_address(view, first);
     for (size_t i = 0; i < n; i += i ? FAULT_AROUND_PAGES : FAULT_AROUND_PAGES - first.v % FAULT_AROUND_PAGES)
         (void)pages[i * SP_PAGE_SIZE];
 }
 
-/* A hint: without it the pages stay mapped longer. */
-void sp_segments_drop(const struct sp_segment_view *view, sp_store_page first, size_t n) {
-    int unused = sp_advise(view_address(view, first), n * SP_PAGE_SIZE, MADV_DONTNEED);
-    (void)unused;
+/* Mapped twice, a page counts twice in the resident set; this much of it at most, for the length of a pass.
+ */
+#define DROP_PAGES 16384
+
+void sp_segments_drop(struct sp_segments *s, bool all) {
+    if (!s->populated || (!all && s->populated < DROP_PAGES))
+        return;
+    for (uint64_t i = 0; i < s->end; i++) {
+        if (!s->views[i].pages)
+            continue;
+        /* A hint: without it the pages stay mapped longer. */
+        int unused = sp_advise((uintptr_t)s->views[i].pages, SP_SEGMENT_PAGES * SP_PAGE_SIZE, MADV_DONTNEED);
+        (void)unused;
+    }
+    s->populated = 0;
 }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * The store as the worker reads it for verification: each segment mapped read-only and shared, once, on first
- * need. Not copied by fork and not dumped. What was read is unmapped again after each window
+ * need. Not copied by fork and not dumped. What was read is unmapped again after each pass
  * (sp_segments_drop), so that the process's resident set does not count the store twice.
  */
 #ifndef SP_MERGE_SEGMENTS_H
@@ -18,6 +18,8 @@ struct sp_segment_view {
 };
 
 struct sp_segments {
+    uint64_t end;                  /* segments from here on were never mapped */
+    uint64_t populated;            /* pages read since the last drop, at most */
     struct sp_segment_view *views; /* [SP_SEGMENTS_MAX], a mapping of its own, populated as touched */
 };
 
@@ -30,8 +32,9 @@ SP_WARN_UNUSED int sp_segments_get(struct sp_segments *s, struct sp_link *link, 
                                    struct sp_segment_view *ret_view);
 /* Faults `n` pages in, in one call, so that verification does not fault page by page while the application
  * waits. */
-void sp_segments_populate(const struct sp_segment_view *view, sp_store_page first, size_t n);
-/* Unmaps them again (the mapping itself stays). */
-void sp_segments_drop(const struct sp_segment_view *view, sp_store_page first, size_t n);
+void sp_segments_populate(struct sp_segments *s, const struct sp_segment_view *view, sp_store_page first,
+                          size_t n);
+/* Unmaps all that was read, when that is much or `all` (the mappings themselves stay). */
+void sp_segments_drop(struct sp_segments *s, bool all);
 
 #endif

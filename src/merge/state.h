@@ -134,7 +134,7 @@ void sp_look_resident(struct sp_worker *w, uint64_t start, uint64_t end);
 void sp_look_broken(struct sp_worker *w, bool all);
 
 /* pass.c */
-enum sp_pass_mode { SP_PASS_BACKGROUND, SP_PASS_NOW, SP_PASS_QUIESCENT };
+enum sp_pass_mode { SP_PASS_BACKGROUND, SP_PASS_HINTED, SP_PASS_NOW, SP_PASS_QUIESCENT };
 /* Works through one window of the list. */
 void sp_pass_window(struct sp_worker *w, uint64_t number, enum sp_pass_mode mode,
                     struct sp_merge_result *result);

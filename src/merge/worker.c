@@ -251,6 +251,8 @@ static void count_mappings(struct sp_worker *w) {
     uint64_t allowed = most / 100 * w->engine->settings.v[SP_SETTING_map_percent];
     if (used < allowed)
         w->mappings_left = allowed - used;
+    if (used < allowed / 2) /* far from the limit, and counting reads them all */
+        w->next_count_ns += 4 * MAP_COUNT_NS;
 }
 
 /* ---- passes ---- */
@@ -268,8 +270,9 @@ static struct sp_window *todo_take(struct sp_engine *e) {
     return win;
 }
 
-/* Works through the windows that are in the list now; those queued meanwhile wait for the next pass. */
-static void work_through(struct sp_worker *w) {
+/* Works through the windows that are in the list now; those queued meanwhile wait for the next pass. With
+ * `hinted` only those that have hints. */
+static void work_through(struct sp_worker *w, bool hinted) {
     struct sp_engine *e = w->engine;
     struct sp_merge_result unused = {0};
     sp_worker_lock(w);
@@ -277,17 +280,27 @@ static void work_through(struct sp_worker *w) {
     for (struct sp_window *win = e->todo_first; win; win = win->next)
         n++;
     sp_engine_unlock(e);
-    w->n_hot = 0;
     while (n-- && !e->quit) {
         sp_worker_lock(w);
         struct sp_window *win = todo_take(e);
         uint64_t number = win ? win->number : 0;
+        bool skip = win && hinted && !sp_bits_any(&win->reask);
+        if (skip)
+            sp_engine_queue(e, win);
         sp_engine_unlock(e);
         if (!win)
             return;
-        sp_pass_window(w, number, SP_PASS_BACKGROUND, &unused);
+        if (!skip)
+            sp_pass_window(w, number, hinted ? SP_PASS_HINTED : SP_PASS_BACKGROUND, &unused);
         take_hints(w);
     }
+}
+
+/* Follows hints between two looks. */
+static void worker_hinted(struct sp_worker *w) {
+    work_through(w, true);
+    sp_segments_drop(&w->segments, true);
+    pay_debts(w);
 }
 
 /* Windows to be left out of the next look, ascending. */
@@ -324,9 +337,10 @@ static void worker_pass(struct sp_worker *w) {
         count_mappings(w);
     sp_look_arm(w);
     sp_look_written(w, 0, UINT64_MAX);
-    work_through(w);
+    work_through(w, false);
     list_hot(w);
     sp_look_broken(w, false);
+    sp_segments_drop(&w->segments, true);
     pay_debts(w);
     if (take_hints(w) || w->done)
         w->pending++;
@@ -399,6 +413,7 @@ static void serve_request(struct sp_worker *w, struct sp_request *r) {
             r->result.shared_pages += sp_bits_get(&win->shared, slot);
     }
     sp_engine_unlock(e);
+    sp_segments_drop(&w->segments, true);
     pay_debts(w);
 }
 
@@ -507,7 +522,7 @@ static void worker_loop(struct sp_worker *w) {
             worker_link(w);
         serve_requests(w);
         if (w->linked && take_hints(w))
-            w->next_pass_ns = earliest(w->next_pass_ns, sp_now_ns());
+            worker_hinted(w);
         if (w->linked && w->uffd >= 0 && sp_now_ns() >= w->next_pass_ns)
             worker_pass(w);
         else if (w->uffd < 0)
