@@ -236,31 +236,32 @@ static void on_hello(struct session *s, struct request *q) {
     send_welcome(s, q);
 }
 
-/* ANSWERS to `n` questions, filled in by the caller. */
-struct answers {
-    struct sp_wire_answers head;
-    struct sp_wire_answer answer[SP_WIRE_QUERIES_MAX];
+/* ANSWERS to as many questions as a message can have; the answers are filled in by the caller. */
+union answers {
+    struct sp_wire_answers message;
+    _Alignas(
+        8) uint8_t room[sizeof(struct sp_wire_answers) + SP_WIRE_QUERIES_MAX * sizeof(struct sp_wire_answer)];
 };
 
-static void send_answers(struct session *s, const struct request *q, struct answers *a, uint32_t n) {
-    size_t bytes = sizeof a->head + n * sizeof a->answer[0];
-    sp_wire_header_init(&a->head.header, SP_WIRE_ANSWERS, bytes, sequence_of(q));
-    a->head.n = n;
-    a->head.reserved = 0;
+static void send_answers(struct session *s, const struct request *q, union answers *a, uint32_t n) {
+    size_t bytes = sizeof a->message + n * sizeof a->message.answer[0];
+    sp_wire_header_init(&a->message.header, SP_WIRE_ANSWERS, bytes, sequence_of(q));
+    a->message.n = n;
+    a->message.reserved = 0;
     session_send(s, a, bytes, -1);
 }
 
 static void on_ask(struct session *s, struct request *q) {
-    struct answers a;
+    union answers a;
     const struct sp_wire_queries *m = q->message;
-    member_ask(s->member, m, a.answer);
+    member_ask(s->member, m, a.message.answer);
     send_answers(s, q, &a, m->n);
 }
 
 static void on_publish(struct session *s, struct request *q) {
-    struct answers a;
+    union answers a;
     const struct sp_wire_publish *m = q->message;
-    member_publish(s->member, m, a.answer);
+    member_publish(s->member, m, a.message.answer);
     send_answers(s, q, &a, m->n);
 }
 
