@@ -68,12 +68,14 @@ SP_WARN_UNUSED int sp_engine_add_locked(struct sp_engine *e, uint64_t start, uin
                                         uint64_t *ret_eligible_bytes);
 
 /*
- * The range leaves the registration and keeps its content and its mappings as they are: because it is about
- * to be unmapped or replaced (call before the system call), or no longer wished to be merged (after
- * sp_engine_unmerge_locked). References to the store are given back by the worker later, once (H6).
- * `unmapped`: the caller is about to make every mapping in the range go away. When it is false, pages still
- * shared with the store keep their references for as long as the process lives. Never fails; memory may be
- * short: then references are kept (leaked until the process ends), never given back too early.
+ * The range leaves the registration. References to the store are given back by the worker later, once (H6).
+ *
+ * `unmapped`: every mapping that was in the range has gone, by a system call that was made since the lock was
+ * taken and succeeded. Never before the call: if it failed, the store would still be mapped without a
+ * reference (I8). When false (no longer wished to be merged, or not known), content and mappings stay, and
+ * pages still shared with the store keep their references for as long as the process lives;
+ * sp_engine_unmerge_locked first avoids that. Never fails; where memory is short references are kept, never
+ * given back too early.
  */
 void sp_engine_remove_locked(struct sp_engine *e, uint64_t start, uint64_t end, bool unmapped);
 

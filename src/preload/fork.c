@@ -62,10 +62,8 @@ static void wipe_locked(void) {
 /* The kernel did not copy these mappings. */
 static void drop_dontfork_locked(void) {
     struct sp_range part = {0};
-    while (ranges_first(&shim.dontfork, part.end, UINT64_MAX, &part)) {
-        shim_unmap_begin_locked(part.start, part.end);
-        shim_forget_locked(part.start, part.end);
-    }
+    while (ranges_first(&shim.dontfork, part.end, UINT64_MAX, &part))
+        shim_unmapped_locked(part.start, part.end);
     ranges_cut(&shim.dontfork, 0, UINT64_MAX);
 }
 

@@ -55,8 +55,6 @@ static long remap_ordinary_locked(const struct remap *m) {
     bool tracked = ranges_cover(&shim.tracked, m->old, old_end(m));
     bool fixed = m->flags & MREMAP_FIXED;
 
-    if (fixed)
-        shim_unmap_begin_locked(m->target, m->target + m->new_bytes);
     long r = call_make(&m->raw);
     if (is_error(r)) {
         if (fixed)
@@ -65,7 +63,7 @@ static long remap_ordinary_locked(const struct remap *m) {
     }
     if (!(m->flags & MREMAP_DONTUNMAP))
         shim_forget_locked(m->old, old_end(m));
-    shim_forget_locked((uint64_t)r, (uint64_t)r + m->new_bytes);
+    shim_unmapped_locked((uint64_t)r, (uint64_t)r + m->new_bytes);
     if (tracked && m->new_bytes >= SHIM_TRACKED_MIN_BYTES)
         shim_track_locked((uint64_t)r, (uint64_t)r + m->new_bytes);
     return r;
@@ -103,13 +101,12 @@ static long shrink_locked(const struct remap *m) {
     uint64_t start = m->old + m->new_bytes, end = old_end(m);
     if (start == end)
         return (long)m->old;
-    shim_unmap_begin_locked(start, end);
     long r = sp_syscall(SYS_munmap, start, end - start);
     if (r < 0) {
         shim_unmap_failed_locked(start, end);
         return r;
     }
-    shim_forget_locked(start, end);
+    shim_unmapped_locked(start, end);
     return (long)m->old;
 }
 
@@ -190,8 +187,6 @@ static long move_locked(const struct remap *m, const struct tail *tail, bool wan
 
     if (shim_retire_locked(m->old, old_end(m)) < 0)
         return -ENOMEM;
-    if (fixed)
-        shim_unmap_begin_locked(m->target, m->target + m->new_bytes);
     long r = reserve(m, tail);
     if (is_error(r)) {
         if (fixed)
@@ -199,7 +194,7 @@ static long move_locked(const struct remap *m, const struct tail *tail, bool wan
         return -ENOMEM;
     }
     uint64_t target = (uint64_t)r;
-    shim_forget_locked(target, target + m->new_bytes);
+    shim_unmapped_locked(target, target + m->new_bytes);
 
     struct move_walk w = {.remap = m, .distance = target - m->old, .done = m->old};
     int walked = sp_proc_mappings(m->old, old_end(m), visit_move, &w);

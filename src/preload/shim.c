@@ -175,23 +175,23 @@ int shim_retire_locked(uint64_t start, uint64_t end) {
     return 0;
 }
 
-void shim_unmap_begin_locked(uint64_t start, uint64_t end) {
+void shim_unmapped_locked(uint64_t start, uint64_t end) {
     if (shim.state == SHIM_ARMED && shim_special_locked(start, end))
         sp_engine_remove_locked(shim.engine, start, end, true);
+    shim_forget_locked(start, end);
 }
 
-/* mmap may have unmapped what was there before it failed. */
+/*
+ * Nothing has changed, unless mmap unmapped what was there before it failed (kernels before 6.12). References
+ * are not given back then: what of the range is still mapped is not known, and a page given back too early is
+ * lost (I8).
+ */
 void shim_unmap_failed_locked(uint64_t start, uint64_t end) {
-    if (!shim_mapped(start, end)) {
-        shim_forget_locked(start, end);
+    if (shim_mapped(start, end))
         return;
-    }
-    struct sp_range part = {.end = start};
-    while (shim.state == SHIM_ARMED && ranges_first(&shim.wanted, part.end, end, &part)) {
-        /* The engine has let go of mappings of the store that are still there. */
-        if (ranges_add(&shim.former, part.start, part.end))
-            register_locked(part.start, part.end);
-    }
+    if (shim.state == SHIM_ARMED && shim_special_locked(start, end))
+        sp_engine_remove_locked(shim.engine, start, end, false);
+    shim_forget_locked(start, end);
 }
 
 /* Unregistered memory leaves the set first, so that it cannot be registered while the call runs. */
@@ -204,12 +204,11 @@ long shim_replace(uint64_t start, uint64_t end, const struct call *c) {
         shim_unlock(taken);
         return call_make(c);
     }
-    shim_unmap_begin_locked(start, end);
     long r = call_make(c);
     if (is_error(r))
         shim_unmap_failed_locked(start, end);
     else
-        shim_forget_locked(start, end);
+        shim_unmapped_locked(start, end);
     shim_unlock(taken);
     return r;
 }

@@ -106,8 +106,9 @@ void shim_want_locked(uint64_t start, uint64_t end);
 /* Takes the range out of the registration with its content made private: it behaves like ordinary memory
  * then, except for calls that mappings of the store answer differently (`former`). -ENOMEM. */
 SP_WARN_UNUSED int shim_retire_locked(uint64_t start, uint64_t end);
-/* Before a system call that makes the mappings in the range go away; and when that failed after all. */
-void shim_unmap_begin_locked(uint64_t start, uint64_t end);
+/* A system call has made the mappings in the range go away: everything is forgotten, and references are given
+ * back, under the lock that was held since before the call. Or it has failed to. */
+void shim_unmapped_locked(uint64_t start, uint64_t end);
 void shim_unmap_failed_locked(uint64_t start, uint64_t end);
 /* Makes a system call that replaces or removes all mappings in [start, end). */
 long shim_replace(uint64_t start, uint64_t end, const struct call *c);
