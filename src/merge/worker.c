@@ -241,6 +241,11 @@ static void worker_report(struct sp_worker *w) {
         sp_worker_unlink(w);
 }
 
+static void report_when_due(struct sp_worker *w) {
+    if (w->linked && sp_now_ns() >= w->next_report_ns)
+        worker_report(w);
+}
+
 /* How many mappings may still be added (H4): counted, because the application makes and unmakes its own. */
 static void count_mappings(struct sp_worker *w) {
     uint64_t used, most;
@@ -293,6 +298,7 @@ static void work_through(struct sp_worker *w, bool hinted) {
         if (!skip)
             sp_pass_window(w, number, hinted ? SP_PASS_HINTED : SP_PASS_BACKGROUND, &unused);
         take_hints(w);
+        report_when_due(w);
     }
 }
 
@@ -527,8 +533,7 @@ static void worker_loop(struct sp_worker *w) {
             worker_pass(w);
         else if (w->uffd < 0)
             w->next_pass_ns = sp_now_ns() + RELINK_NS;
-        if (w->linked && sp_now_ns() >= w->next_report_ns)
-            worker_report(w);
+        report_when_due(w);
         if (!__atomic_load_n(&e->quit, __ATOMIC_ACQUIRE))
             worker_wait(w);
     }
