@@ -141,20 +141,25 @@ static void run_freeze(struct sp_batch *b, const struct sp_batch_run *run) {
     }
     for (unsigned i = 0; i < run->pages; i++)
         sp_bits_set(&b->missing, run->slot + i);
-    unsigned slot = run->slot, end = run->slot + run->pages, retries = 0;
+    unsigned slot = run->slot, end = run->slot + run->pages, most = run->pages, retries = 0;
     while (slot < end) {
         size_t moved = 0;
-        int error = sp_uffd_move(b->uffd, slot_scratch(b, slot), slot_address(b, slot),
-                                 (end - slot) * SP_PAGE_SIZE, &moved);
+        unsigned wanted = end - slot < most ? end - slot : most;
+        int error = sp_uffd_move(b->uffd, slot_scratch(b, slot), slot_address(b, slot), wanted * SP_PAGE_SIZE,
+                                 &moved);
         unsigned pages = (unsigned)(moved / SP_PAGE_SIZE);
         mark(b, slot, slot + pages, SP_OUTCOME_CHANGED);
         for (unsigned i = slot; i < slot + pages; i++)
             sp_bits_set(&b->in_scratch, i);
         slot += pages;
-        if (!error)
-            return;
-        if (pages) /* stopped early: asked again, the kernel says why */
+        if (pages) { /* stopped early: asked again, the kernel says why */
+            most = run->pages;
             continue;
+        }
+        if (error == -EINVAL && wanted > 1) { /* a MOVE must not cross from one mapping into the next */
+            most = wanted / 2;
+            continue;
+        }
         if (error == -EAGAIN && retries++ < 16 && (fork_pending(b) || !b->fork_events))
             continue;
         b->outcome[slot++] = (uint8_t)move_refusal(error);
