@@ -439,7 +439,8 @@ class Signals(Case):
         return int(out[0])
 
     def test_stop_and_continue(self):
-        p = self.start("sh", "-c", "echo ready; exec sleep 1000")
+        # A group of its own below ours: the kernel drops SIGTSTP where a group's parents are of another session.
+        p = self.start("sh", "-c", "echo ready; exec sleep 1000", preexec_fn=os.setpgrp)
         child = self.child_of(p.pid)
         for number in (signal.SIGTSTP, signal.SIGTSTP):
             p.send_signal(number)
