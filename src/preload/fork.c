@@ -22,6 +22,7 @@
 #include <sys/mman.h>
 #include <sys/uio.h>
 
+#include "merge/state.h"
 #include "os/mapping.h"
 #include "os/proc.h"
 #include "preload/names.h"
@@ -69,13 +70,9 @@ static void drop_dontfork_locked(void) {
 
 /* Only the calling thread is there, and whatever others were doing will not be finished here. Memory locks
  * are not inherited. */
-static void after_child(void) {
-    if (!shim.engine)
-        return;
+static void child_locked(void) {
     sp_engine_fork_child(shim.engine);
-    shim.pid = (int)sp_syscall(SYS_getpid);
     shim.inflight = 0;
-    shim.forked = true;
     sp_engine_lock(shim.engine);
     ranges_cut(&shim.locked, 0, UINT64_MAX);
     drop_dontfork_locked();
@@ -83,11 +80,34 @@ static void after_child(void) {
     sp_engine_unlock(shim.engine);
 }
 
+static void after_child(void) {
+    if (!shim.engine)
+        return;
+    shim.pid = (int)sp_syscall(SYS_getpid);
+    shim.forked = true;
+    child_locked();
+}
+
+/*
+ * A child that the C library's fork did not make, or not all of it: the library's list of threads still has
+ * the worker in it, and the next fork walks that list. So the copy of the worker's stack, where its entry
+ * lies, stays. A child of the raw system call has a C library that takes it for its parent: nothing in it may
+ * start a thread, so no worker ever is (shim.pid).
+ */
+static void after_child_partly(bool raw) {
+    if (!shim.engine)
+        return;
+    shim.pid = raw ? 0 : (int)sp_syscall(SYS_getpid);
+    shim.forked = !raw;
+    shim.engine->thread_started = false;
+    child_locked();
+}
+
 long fork_call(const struct call *c) {
     before();
     long r = call_make(c);
     if (r == 0)
-        after_child();
+        after_child_partly(true);
     else
         after_parent();
     return r;
@@ -110,7 +130,7 @@ int names_Fork(void) {
     int pid = real_fork();
     int saved = errno;
     if (pid == 0)
-        after_child();
+        after_child_partly(false);
     else
         after_parent();
     errno = saved;
@@ -125,7 +145,7 @@ struct child {
 
 static int child_main(void *p) {
     const struct child *c = p;
-    after_child();
+    after_child_partly(true);
     return c->main(c->arg);
 }
 

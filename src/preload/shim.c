@@ -7,9 +7,11 @@
 #include <errno.h>
 #include <sys/mman.h>
 
+#include "merge/state.h"
 #include "os/kernel.h"
 #include "os/mapping.h"
 #include "os/proc.h"
+#include "os/thread.h"
 
 /* Bounds: beyond them new memory is simply not merged. In .bss: what is not used is never touched. */
 #define TRACKED_MAX 16384
@@ -303,9 +305,34 @@ int shim_discard_locked(uint64_t start, uint64_t end) {
     return 0;
 }
 
+/* A thread that is just being started cannot be waited for yet. */
+static void await_start(void) {
+    struct sp_engine *e = shim.engine;
+    for (;;) {
+        sp_engine_lock(e);
+        bool starting = e->state == SP_ENGINE_STARTING && !e->start_wanted && !e->thread_started;
+        sp_engine_unlock(e);
+        if (!starting)
+            break;
+        sp_sleep_ns(1000000);
+    }
+}
+
+/*
+ * Waits for the thread's end, not only for the end of its merging: a filter with TSYNC binds it too and would
+ * kill it, and us, for what it does when it ends (H19); and mlockall would touch its scratch memory, where
+ * every fault waits for a worker (H2).
+ */
 void shim_stop(enum sp_engine_state why) {
-    if (!shim.engine || shim.stopped)
+    struct sp_engine *e = shim.engine;
+    if (!e || !may_start_worker() || __atomic_exchange_n(&shim.stopped, true, __ATOMIC_SEQ_CST))
         return;
-    shim.stopped = true;
-    sp_engine_stop(shim.engine, why);
+    await_start();
+    sp_engine_stop(e, why);
+    if (!e->thread_started)
+        return;
+    sp_thread_join(&e->thread);
+    sp_engine_lock(e);
+    e->thread_started = false;
+    sp_engine_unlock(e);
 }

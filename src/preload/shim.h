@@ -121,7 +121,7 @@ SP_WARN_UNUSED long shim_apply_locked(const struct call *c, unsigned at, uint64_
 /* Sets SP_ATTR_* on a mapping that was made anew. */
 void shim_attributes_set(uint64_t start, uint64_t end, unsigned attributes);
 
-/* Ends merging for good. Not with the lock held. */
+/* Ends merging for good, and the worker with it. Not with the lock held. */
 void shim_stop(enum sp_engine_state why);
 
 /* Whether [start, end) is mapped without a hole. */
