@@ -96,6 +96,20 @@ static void drop_forked(struct sp_worker *w, struct sp_window *win, sp_bits *can
     }
 }
 
+/* The pages of the window that may be read and merged. A synchronous merge touches its own range only: nobody
+ * promised that the rest of the window is quiescent. */
+static void eligible_pages(struct sp_worker *w, uint64_t number, sp_bits *ret) {
+    sp_regions_window(&w->engine->regions, number, ret);
+    if (!w->request)
+        return;
+    struct sp_window place = {.number = number};
+    sp_bits range = {0};
+    unsigned first, last;
+    sp_window_clip(&place, w->request->start, w->request->end, &first, &last);
+    sp_bits_range(&range, first, last);
+    sp_bits_and(ret, &range);
+}
+
 /* Reads the candidates and writes the questions. A page that is being asked about is no longer fresh. */
 static void fingerprint(struct sp_worker *w, struct sp_window *win, const sp_bits *candidates) {
     struct sp_engine *e = w->engine;
@@ -111,18 +125,19 @@ static void fingerprint(struct sp_worker *w, struct sp_window *win, const sp_bit
             else
                 work->queries[work->n++] =
                     (struct sp_query){page_number(win->number, slot), sp_fingerprint(&w->key, page)};
-        } else if (sp_bits_get(&win->reask, slot) && sp_bits_get(&win->known, slot)) {
+        } else if (sp_bits_get(&win->reask, slot) && sp_bits_get(&win->known, slot) &&
+                   sp_bits_get(&work->bits.eligible, slot)) {
             work->queries[work->n++] =
                 (struct sp_query){page_number(win->number, slot), (sp_fp){win->slot[slot]}};
         }
     }
-    memset(&win->reask, 0, sizeof(win->reask));
+    sp_bits_minus(&win->reask, &work->bits.eligible);
 }
 
 /* Only what the index hinted at, by the fingerprints that are known: there was no look since. */
 static void hinted(struct sp_worker *w, struct sp_window *win) {
     sp_bits none = {0};
-    sp_regions_window(&w->engine->regions, win->number, &w->work.bits.eligible);
+    eligible_pages(w, win->number, &w->work.bits.eligible);
     if (w->linked && !w->paused)
         fingerprint(w, win, &none);
     if (sp_bits_any(&win->fresh) || sp_bits_any(&win->written))
@@ -169,7 +184,7 @@ static bool choose(struct sp_worker *w, uint64_t number, enum sp_pass_mode mode)
         return false;
     }
     note_written(e, win);
-    sp_regions_window(&e->regions, number, &work->bits.eligible);
+    eligible_pages(w, number, &work->bits.eligible);
     sp_bits candidates;
     choose_settled(w, win, mode, &candidates);
     if (w->paused && mode == SP_PASS_BACKGROUND)
@@ -229,7 +244,7 @@ static struct sp_window *window_again(struct sp_worker *w, uint64_t number) {
     struct sp_window *win = sp_windows_find(&e->windows, number);
     if (!win)
         return NULL;
-    sp_regions_window(&e->regions, number, &w->work.bits.eligible);
+    eligible_pages(w, number, &w->work.bits.eligible);
     sp_bits_minus(&w->work.bits.eligible, &win->mapped);
     return win;
 }

@@ -102,6 +102,7 @@ struct sp_worker {
     struct sp_batch batch;
     double cost; /* measured cost of a batch / predicted */
     struct sp_work work;
+    const struct sp_request *request; /* the synchronous merge at hand; NULL: none */
     struct sp_range ranges[SP_RANGES_MAX];
     uint64_t hot[SP_HOT_MAX]; /* windows that are not to be looked at this time, ascending */
     size_t n_hot;

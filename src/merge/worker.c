@@ -409,8 +409,10 @@ static void serve_request(struct sp_worker *w, struct sp_request *r) {
     }
     now_unknow(w, r);
     sp_look_resident(w, r->start, r->end);
+    w->request = r;
     for (unsigned round = 0; round < NOW_ROUNDS_MAX && w->linked && now_round(w, r); round++)
         ;
+    w->request = NULL;
     sp_worker_lock(w);
     SP_WINDOWS_EACH(&e->windows, r->start, r->end, win) {
         unsigned first, last;
