@@ -305,10 +305,11 @@ int shim_discard_locked(uint64_t start, uint64_t end) {
     return 0;
 }
 
-/* A thread that is just being started cannot be waited for yet. */
+/* A thread that is just being started cannot be waited for yet. Not for ever: it may be a signal handler on
+ * the very thread that starts it that asks. */
 static void await_start(void) {
     struct sp_engine *e = shim.engine;
-    for (;;) {
+    for (int tries = 0; tries < 1000; tries++) {
         sp_engine_lock(e);
         bool starting = e->state == SP_ENGINE_STARTING && !e->start_wanted && !e->thread_started;
         sp_engine_unlock(e);

@@ -271,6 +271,9 @@ static void case_shmat(void) {
     show("after errors", p, PAGES, 0);
     CALL_AT(p + PAGE, shmat(id, p + PAGE + 5, SHM_REMAP | SHM_RND));
     show("attached", p, PAGES, 0);
+    fill(p, 4);
+    CALL(madvise(p + PAGE, 3 * PAGE, MADV_DONTNEED));
+    show("the segment keeps its content", p, PAGES, 0);
     CALL(shmdt(p + PAGE));
     CALL(shmctl(id, IPC_RMID, NULL));
     show("rest", p + 4 * PAGE, PAGES - 4, 4);
@@ -502,8 +505,23 @@ static void case_wipeonfork(void) {
     show("discarded", p, PAGES, 0);
 }
 
+/* As the C library's malloc does, which the shim cannot see. */
+static void map_behind_its_back(void *p, size_t bytes) {
+    long r = SYS_mmap;
+    register long flags __asm__("r10") = MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED;
+    register long fd __asm__("r8") = -1;
+    register long offset __asm__("r9") = 0;
+    __asm__ volatile("syscall"
+                     : "+a"(r)
+                     : "D"(p), "S"(bytes), "d"(PROT_READ | PROT_WRITE), "r"(flags), "r"(fd), "r"(offset)
+                     : "rcx", "r11", "memory");
+    if (r != (long)p)
+        abort();
+}
+
 static void case_dontfork(void) {
-    unsigned char *p = area_merged(), *q = area_new();
+    unsigned char *p = area_merged(), *q = area_new(), *never = area_new();
+    CALL(madvise(never, AREA, MADV_DONTFORK));
     CALL(madvise(p, 64 * PAGE, MADV_DONTFORK));
     CALL(madvise(p + 64 * PAGE, 64 * PAGE, MADV_DONTDUMP));
     CALL(madvise(p + 128 * PAGE, 64 * PAGE, MADV_NOHUGEPAGE));
@@ -522,9 +540,15 @@ static void case_dontfork(void) {
     if (!pid) {
         printf("in child %d %d %d\n", is_mapped(p, PAGE), is_mapped(q, PAGE), is_mapped(p + 64 * PAGE, PAGE));
         show("rest", p + 64 * PAGE, PAGES - 64, 64);
-        unsigned char *n =
-            mmap(p, 64 * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
-        show("new", n, 64, 0);
+        map_behind_its_back(never, AREA);
+        fill(never, PAGES);
+        CALL(madvise(never, AREA, MADV_MERGEABLE));
+        usleep(400000);
+        fill(p + 64 * PAGE, 64);
+        CALL(madvise(p + 64 * PAGE, 64 * PAGE, MADV_MERGEABLE));
+        wait_merged(p + 64 * PAGE, 64 * PAGE);
+        usleep(100000);
+        printf("untracked memory merged %zu\n", mapped_from_store(never, AREA));
         fflush(stdout);
         _exit(0);
     }
@@ -796,6 +820,23 @@ static void case_vfork(void) {
     show("end", p, PAGES, 0);
 }
 
+/* A child of vfork advises before its parent ever did: a worker of its own would end with it. */
+static void case_vfork_first(void) {
+    unsigned char *p = area_new();
+    char *argv[] = {(char *)(uintptr_t) "true", NULL};
+    pid_t pid = vfork();
+    if (!pid) {
+        madvise(p, AREA, MADV_MERGEABLE);
+        usleep(50000);
+        execve("/bin/true", argv, environ);
+        _exit(7);
+    }
+    printf("reaped %d\n", reap(pid));
+    unsigned char *q = area_merged();
+    show("end", p, PAGES, 0);
+    show("merged", q, PAGES, 0);
+}
+
 /* Handlers that map memory run while the shim holds its lock. */
 static void map_and_unmap(void) {
     void *m = mmap(NULL, AREA, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -1023,11 +1064,14 @@ static void case_syscall(void) {
 #define CASES(X)                                                                                             \
     X(munmap)                                                                                                \
     X(mmap_over)                                                                                             \
-    X(shmat) X(mremap_errors) X(mremap_shrink) X(mremap_grow) X(mremap_move) X(mremap_fixed)                 \
-        X(mremap_dontunmap) X(madvise_errors) X(dontneed) X(dontneed_unmerged) X(dontneed_locked) X(free)    \
-            X(remove) X(guard) X(wipeonfork) X(dontfork) X(process_madvise) X(mprotect) X(pkey) X(mlock)     \
-                X(mbind) X(name) X(merge_any) X(children) X(child_merges) X(vfork) X(atfork) X(signals)      \
-                    X(closefrom) X(userfaultfd) X(seccomp_after) X(seccomp_before) X(unshare) X(syscall)
+    X(shmat)                                                                                                 \
+    X(mremap_errors)                                                                                         \
+    X(mremap_shrink)                                                                                         \
+    X(mremap_grow) X(mremap_move) X(mremap_fixed) X(mremap_dontunmap) X(madvise_errors) X(dontneed)          \
+        X(dontneed_unmerged) X(dontneed_locked) X(free) X(remove) X(guard) X(wipeonfork) X(dontfork)         \
+            X(process_madvise) X(mprotect) X(pkey) X(mlock) X(mbind) X(name) X(merge_any) X(children)        \
+                X(child_merges) X(vfork) X(vfork_first) X(atfork) X(signals) X(closefrom) X(userfaultfd)     \
+                    X(seccomp_after) X(seccomp_before) X(unshare) X(syscall)
 
 int main(int argc, char **argv) {
     static const struct {
