@@ -182,11 +182,10 @@ SAMEPAGE_PUBLIC size_t samepage_region_eligible_bytes(const samepage_region *reg
 
 /*
  * Ends the registration: makes every page private (as samepage_unmerge, with the same meaning of
- * SAMEPAGE_QUIESCENT), and frees the handle. NULL is allowed. The userfaultfd registration of the range
- * in the kernel ends a moment later (at the worker's next look, within sleep_millisecs): until then another
- * userfaultfd, and so another domain, cannot have the range.
+ * SAMEPAGE_QUIESCENT), and frees the handle. NULL is allowed. On return the range may be registered again, in
+ * this or another domain, or be given to another userfaultfd.
  *
- * Blocks for the time of copying what was merged.
+ * Blocks for the time of copying what was merged, and for what the worker is doing.
  * -EINVAL: unknown flag. -ENOMEM: not enough memory for private copies: the region stays registered and the
  * handle valid; what was unmerged stays unmerged; nothing is lost.
  */

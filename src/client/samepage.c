@@ -381,6 +381,7 @@ static int region_leave(struct samepage_region *r, unsigned flags) {
     sp_engine_unlock(e);
     if (error)
         return error;
+    sp_engine_wait_disarmed(e);
     sp_registry_region_remove(r);
     free(r);
     return 0;

@@ -257,9 +257,34 @@ int sp_engine_add_locked(struct sp_engine *e, uint64_t start, uint64_t end, bool
     return error;
 }
 
+static bool retired_reserve(struct sp_engine *e) {
+    if (e->n_retired < e->room_retired)
+        return true;
+    size_t room = e->room_retired ? e->room_retired * 2 : 64;
+    struct sp_range *more = sp_alloc_get(&e->alloc, room * sizeof(*more));
+    if (!more)
+        return false;
+    if (e->n_retired)
+        memcpy(more, e->retired, e->n_retired * sizeof(*more));
+    sp_alloc_put(&e->alloc, e->retired, e->room_retired * sizeof(*more));
+    e->retired = more;
+    e->room_retired = room;
+    return true;
+}
+
+/* Leaves to the worker to end the registration of what is armed in the range. Nothing else of it: the program
+ * may have a userfaultfd of its own on the rest, and older kernels let any userfaultfd end that. Short of
+ * memory it stays registered, as it would with a program that does this itself. */
 static void retire(struct sp_engine *e, uint64_t start, uint64_t end) {
-    if (e->n_retired < SP_RETIRED_MAX)
-        e->retired[e->n_retired++] = (struct sp_range){start, end};
+    for (size_t i = sp_regions_find(&e->regions, start); i < e->regions.n && e->regions.items[i].start < end;
+         i++) {
+        const struct sp_region *r = &e->regions.items[i];
+        if (r->armed && retired_reserve(e))
+            e->retired[e->n_retired++] = (struct sp_range){
+                r->start > start ? r->start : start,
+                r->end < end ? r->end : end,
+            };
+    }
 }
 
 void sp_engine_remove_locked(struct sp_engine *e, uint64_t start, uint64_t end, bool unmapped) {
@@ -276,12 +301,26 @@ void sp_engine_remove_locked(struct sp_engine *e, uint64_t start, uint64_t end, 
             win->volatility[slot] = (sp_volatility){0};
         }
     }
+    if (!unmapped)
+        retire(e, start, end);
     /* Short of memory a region may lose more than asked for: then more is left alone than need be. */
     int unused = sp_regions_remove(&e->regions, start, end);
     (void)unused;
-    if (!unmapped)
-        retire(e, start, end);
     e->generation++;
+}
+
+void sp_engine_wait_disarmed(struct sp_engine *e) {
+    /* Not for ever: the worker may have been killed alone (H19), and its userfaultfd with it. */
+    for (unsigned tries = 0; tries < 100; tries++) {
+        uint32_t seen = __atomic_load_n(&e->pass_done.word, __ATOMIC_ACQUIRE);
+        sp_engine_lock(e);
+        bool waiting = e->n_retired && !e->quit && e->worker_tid;
+        sp_engine_unlock(e);
+        if (!waiting)
+            return;
+        engine_wake(e);
+        sp_event_wait(&e->pass_done, seen, UINT64_C(100000000));
+    }
 }
 
 int sp_engine_protection_locked(struct sp_engine *e, uint64_t start, uint64_t end, int prot) {

@@ -79,6 +79,10 @@ SP_WARN_UNUSED int sp_engine_add_locked(struct sp_engine *e, uint64_t start, uin
  */
 void sp_engine_remove_locked(struct sp_engine *e, uint64_t start, uint64_t end, bool unmapped);
 
+/* Waits until the kernel's userfaultfd registration of ranges that were removed has ended: then another
+ * userfaultfd may have them. At once when there is no worker. Without the lock held. */
+void sp_engine_wait_disarmed(struct sp_engine *e);
+
 /*
  * Makes every page of the range private again, content unchanged, while other threads may read and write it
  * (MADV_POPULATE_WRITE breaks the sharing page by page; no freeze). The mappings stay store mappings with

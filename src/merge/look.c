@@ -32,13 +32,24 @@ static bool arm_piece(void *ctx, uint64_t start, uint64_t end, bool store) {
     return !arm->error;
 }
 
-/* Ends the registration of ranges that left; whatever is there now and is not ours stays as it is. */
+/* Ends the registration of ranges that left; whatever is there now and is not ours stays as it is. With the
+ * lock held. */
 static void disarm_retired(struct sp_worker *w) {
     struct sp_engine *e = w->engine;
-    for (size_t i = 0; i < e->n_retired; i++)
+    for (size_t i = 0; i < e->n_retired && w->uffd >= 0; i++)
         if (sp_uffd_unregister(w->uffd, e->retired[i].start, e->retired[i].end - e->retired[i].start))
             continue; /* unmapped meanwhile */
     e->n_retired = 0;
+}
+
+void sp_look_disarm(struct sp_worker *w) {
+    struct sp_engine *e = w->engine;
+    if (!__atomic_load_n(&e->n_retired, __ATOMIC_RELAXED))
+        return;
+    sp_worker_lock(w);
+    disarm_retired(w);
+    sp_engine_unlock(e);
+    sp_event_post(&e->pass_done);
 }
 
 void sp_look_arm(struct sp_worker *w) {

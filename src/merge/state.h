@@ -29,9 +29,6 @@ struct sp_request {
     struct sp_event done; /* posted by the worker; from then on the request is the caller's again */
 };
 
-/* Ranges whose userfaultfd registration the worker is to end. */
-#define SP_RETIRED_MAX 64
-
 struct sp_engine {
     struct sp_lock lock;
     struct sp_memory *memory; /* regions, windows, debts */
@@ -45,8 +42,8 @@ struct sp_engine {
     uint64_t generation; /* counts changes of regions and contents by the application's side */
     struct sp_counters counters;
     struct sp_histogram freezes;
-    struct sp_range retired[SP_RETIRED_MAX];
-    size_t n_retired;
+    struct sp_range *retired; /* whose userfaultfd registration the worker is to end */
+    size_t n_retired, room_retired;
     struct sp_request *requests;
 
     enum sp_engine_state state; /* written under the lock, read anywhere */
@@ -127,6 +124,8 @@ void sp_worker_unlink(struct sp_worker *w);
 /* look.c */
 /* Registers ranges that are not yet armed with the userfaultfd. */
 void sp_look_arm(struct sp_worker *w);
+/* Ends the registration of ranges that left, and tells those who wait for it. */
+void sp_look_disarm(struct sp_worker *w);
 /* Finds what was written in [start, end) since the last look, marks it and queues the windows. */
 void sp_look_written(struct sp_worker *w, uint64_t start, uint64_t end);
 /* Queues every window in [start, end) with all its resident pages as fresh, settled or not. */

@@ -427,14 +427,17 @@ static void serve_request(struct sp_worker *w, struct sp_request *r) {
 
 static void serve_requests(struct sp_worker *w) {
     struct sp_engine *e = w->engine;
-    for (;;) {
+    for (bool served = false;; served = true) {
         sp_worker_lock(w);
         struct sp_request *r = e->requests;
         if (r)
             e->requests = r->next;
         sp_engine_unlock(e);
-        if (!r)
+        if (!r) {
+            if (served && w->linked && w->uffd >= 0)
+                worker_hinted(w); /* what the index hinted at lies outside the ranges asked for */
             return;
+        }
         serve_request(w, r);
         sp_event_post(&r->done);
     }
@@ -528,6 +531,7 @@ static void worker_loop(struct sp_worker *w) {
         sp_worker_forks(w);
         if (!w->linked && sp_now_ns() >= w->next_link_ns)
             worker_link(w);
+        sp_look_disarm(w);
         serve_requests(w);
         if (w->linked && take_hints(w))
             worker_hinted(w);
