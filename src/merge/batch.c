@@ -25,7 +25,6 @@
 #include "os/mapping.h"
 #include "os/proc.h"
 #include "os/socket.h"
-#include "os/store.h"
 #include "os/thread.h"
 #include "os/uffd.h"
 
@@ -343,16 +342,6 @@ static void batch_quiescent(struct sp_batch *b) {
     }
 }
 
-/* The barrier makes what is said true before the first page moves and after the last has moved back, for a
- * reader in another process after our death. */
-static void journal_write(const struct sp_batch *b, bool active) {
-    if (!b->journal)
-        return;
-    b->journal->scratch = (uintptr_t)b->scratch;
-    b->journal->base = b->base;
-    __atomic_store_n(&b->journal->active, active, __ATOMIC_SEQ_CST);
-}
-
 void sp_batch_run(struct sp_batch *b) {
     memset(b->outcome, SP_OUTCOME_NONE, sizeof(b->outcome));
     memset(&b->in_scratch, 0, sizeof(b->in_scratch));
@@ -365,7 +354,6 @@ void sp_batch_run(struct sp_batch *b) {
         return;
     }
     uint64_t begin = sp_now_ns();
-    journal_write(b, true);
     for (size_t k = 0; k < b->n; k++)
         run_freeze(b, &b->runs[k]);
     for (size_t k = 0; k < b->n; k++)
@@ -378,7 +366,6 @@ void sp_batch_run(struct sp_batch *b) {
     const struct sp_batch_run *first = &b->runs[0], *last = &b->runs[b->n - 1];
     until_done(b, sp_uffd_wake, slot_address(b, first->slot),
                (last->slot + last->pages - first->slot) * SP_PAGE_SIZE);
-    journal_write(b, false);
     b->frozen_ns = sp_now_ns() - begin;
     forks_settle(b);
     scratch_empty(b);

@@ -32,14 +32,11 @@ struct sp_batch_run {
     unsigned attributes;     /* SP_ATTR_* to carry over (H7) */
 };
 
-struct sp_journal;
-
 struct sp_batch {
     int uffd;         /* -1: nobody touches the pages (quiescent), so nothing is frozen */
     bool fork_events; /* uffd delivers them (H3) */
     uint8_t *scratch; /* a window of our own, aligned like one, registered MISSING, not copied by fork */
     uint64_t base;    /* address of the window */
-    struct sp_journal *journal; /* told what is frozen (H19); NULL: nobody would read it */
     struct sp_batch_run *runs;
     size_t n;
     sp_bits in_scratch; /* pages that are in scratch at this moment */

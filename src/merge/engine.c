@@ -624,7 +624,10 @@ int sp_engine_merge(struct sp_engine *e, uint64_t start, uint64_t end, bool quie
      * thread could not be started it never will. */
     while (!sp_event_wait(&r.done, 0, UINT64_C(100000000))) {
         sp_engine_lock(e);
-        bool hopeless = sp_engine_state(e) == SP_ENGINE_NO_THREAD && !e->thread_started;
+        bool dead = e->worker_tid && !sp_wake_alive(e->worker_tid); /* killed alone (H19) */
+        if (dead)
+            sp_engine_set_state(e, SP_ENGINE_STOPPED, -ESRCH);
+        bool hopeless = dead || (sp_engine_state(e) == SP_ENGINE_NO_THREAD && !e->thread_started);
         if (hopeless) {
             for (struct sp_request **at = &e->requests; *at; at = &(*at)->next)
                 if (*at == &r) {
@@ -650,6 +653,8 @@ int sp_engine_wait_settled(struct sp_engine *e, uint64_t timeout_ns) {
         sp_engine_lock(e);
         engine_want_start(e);
         bool settled = e->settled && e->settled_generation == e->generation;
+        if (e->worker_tid && !sp_wake_alive(e->worker_tid))
+            sp_engine_set_state(e, SP_ENGINE_STOPPED, -ESRCH);
         enum sp_engine_state state = e->state;
         int error = e->stopped_by;
         sp_engine_unlock(e);

@@ -19,7 +19,6 @@
 #include "core/settings.h"
 
 struct sp_link;
-struct sp_journal;
 
 /* What the index tells without being asked: pages of window `window` that it is worth asking about again. */
 #define SP_HINT_ALL                                                                                          \
@@ -97,9 +96,6 @@ struct sp_link {
     int idle_fd;
     void (*idle)(void *ctx);
     void *idle_ctx;
-    /* Set by the link while it is open: where the worker notes what it has frozen, for somebody who outlives
-     * it to repair (H19); NULL: nobody would. Changes only inside calls of the link. */
-    struct sp_journal *journal;
 };
 
 #endif

@@ -452,8 +452,18 @@ static void batch_learn(struct sp_worker *w, const struct sp_batch *b) {
         w->cost = 0.25;
 }
 
-/* Whether the engine was stopped meanwhile; a quiescent merge needs no userfaultfd. With the lock held. */
-static bool may_merge(const struct sp_engine *e, bool quiescent) {
+/*
+ * Whether the engine was stopped meanwhile; a quiescent merge needs no userfaultfd. With the lock held.
+ *
+ * A filter that another thread bound to us since (SECCOMP_FILTER_FLAG_TSYNC, by a raw system call: others are
+ * announced) could kill this thread inside the batch, and frozen pages would be lost with it (H19). Asked
+ * before each batch: whoever is killed by the question itself has frozen nothing.
+ */
+static bool may_merge(struct sp_engine *e, bool quiescent) {
+    if (!quiescent && sp_proc_filtered()) {
+        e->quit = true;
+        sp_engine_set_state(e, SP_ENGINE_SECCOMP, -EPERM);
+    }
     return !e->quit && (e->state == SP_ENGINE_RUNNING || (quiescent && e->state == SP_ENGINE_NO_USERFAULTFD));
 }
 
@@ -467,7 +477,6 @@ static void batch_do(struct sp_worker *w, uint64_t number, const struct sp_run *
     b->fork_events = w->fork_events;
     b->scratch = w->scratch;
     b->base = number * SP_WINDOW_SIZE;
-    b->journal = w->engine->link->journal;
     b->runs = w->work.batch_runs;
     b->n = 0;
     for (size_t k = 0; k < taken && ready; k++)

@@ -68,13 +68,36 @@ static bool take_free(struct sp_lock *l) {
     return __atomic_compare_exchange_n(&l->word, &expected, HELD, false, __ATOMIC_ACQUIRE, __ATOMIC_RELAXED);
 }
 
-/* Whoever has slept takes the lock as WAITED: it cannot know whether others still sleep. */
+/* How long a holder may take before we ask whether it still lives. */
+#define OWNER_CHECK_NS UINT64_C(200000000)
+
+/* A single thread can be killed while it holds the lock, by a system-call filter (H19). Nobody else can then
+ * let go of it. */
+static bool owner_is_dead(uint32_t owner) {
+    /* tkill, because a child of vfork, which shares this memory, has another process id. */
+    return owner && sp_syscall(SYS_tkill, owner, 0) == -ESRCH;
+}
+
+/*
+ * Whoever has slept takes the lock as WAITED: it cannot know whether others still sleep. From a dead holder
+ * the lock is taken over as it is; who of several takes it is settled by the owner field, which only one can
+ * change.
+ */
 static bool take(struct sp_lock *l, uint64_t deadline_ns) {
     if (take_free(l))
         return true;
-    while (__atomic_exchange_n(&l->word, WAITED, __ATOMIC_ACQUIRE) != FREE)
-        if (!futex_wait(&l->word, WAITED, deadline_ns))
+    uint64_t check_ns = deadline_after(OWNER_CHECK_NS);
+    while (__atomic_exchange_n(&l->word, WAITED, __ATOMIC_ACQUIRE) != FREE) {
+        if (futex_wait(&l->word, WAITED, check_ns < deadline_ns ? check_ns : deadline_ns))
+            continue;
+        uint32_t owner = __atomic_load_n(&l->owner, __ATOMIC_RELAXED);
+        if (owner_is_dead(owner) && __atomic_compare_exchange_n(&l->owner, &owner, thread_id(), false,
+                                                                __ATOMIC_ACQUIRE, __ATOMIC_RELAXED))
+            return true;
+        if (sp_now_ns() >= deadline_ns)
             return false;
+        check_ns = deadline_after(OWNER_CHECK_NS);
+    }
     return true;
 }
 

@@ -11,6 +11,7 @@
 #include <linux/mempolicy.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/sysinfo.h>
 #include <sys/utsname.h>
 
@@ -190,6 +191,10 @@ static uint64_t read_hex(const char *s) {
 }
 
 #define DUMP_PRIVATE_FILES UINT64_C(4) /* core(5) */
+
+bool sp_proc_filtered(void) {
+    return sp_fault("proc_filtered") || sp_syscall(SYS_prctl, PR_GET_SECCOMP) != 0;
+}
 
 int sp_proc_dump_private_files(void) {
     int fault = sp_fault("proc_dump_private_files");

@@ -62,6 +62,9 @@ SP_WARN_UNUSED int sp_proc_map_count(uint64_t *ret_count);
 SP_WARN_UNUSED int sp_proc_max_map_count(uint64_t *ret_count);
 /* Seccomp mode of the calling thread: 0 none, 1 strict, 2 filter (H11); and its NoNewPrivs. */
 SP_WARN_UNUSED int sp_proc_seccomp(int *ret_mode);
+/* Whether a system-call filter is bound to the calling thread by now, by one call that a filter hardly ever
+ * forbids (PR_GET_SECCOMP, prctl(2)); when it does, the answer is yes, or the thread ends here. */
+bool sp_proc_filtered(void);
 /* Adds bit 2 (private file mappings) to /proc/self/coredump_filter so that merged memory stays in core dumps
  * (H8). */
 SP_WARN_UNUSED int sp_proc_dump_private_files(void);

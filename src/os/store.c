@@ -142,16 +142,6 @@ int sp_segment_memory(const struct sp_segment *s, uint64_t *ret_bytes) {
     return 0;
 }
 
-int sp_token_journal(int fd, struct sp_journal *ret_journal) {
-    int fault = sp_fault("token_journal");
-    if (fault)
-        return fault;
-    long r = sp_syscall(SYS_pread64, fd, ret_journal, sizeof(*ret_journal), 0);
-    if (r < 0)
-        return (int)r;
-    return r == (long)sizeof(*ret_journal) ? 0 : -EIO;
-}
-
 int sp_token_new(int *ret_fd, void **ret_mapping) {
     int fault = sp_fault("token_new");
     if (fault)

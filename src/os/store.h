@@ -35,21 +35,7 @@ SP_WARN_UNUSED int sp_segment_punch(const struct sp_segment *s, uint64_t index, 
 /* Bytes of memory the segment holds (st_blocks). */
 SP_WARN_UNUSED int sp_segment_memory(const struct sp_segment *s, uint64_t *ret_bytes);
 
-/*
- * What the page of a token holds: where frozen pages are while a batch runs. Whoever has the token's
- * descriptor can read it after the worker's thread was killed inside a batch, and put them back (H19).
- */
-struct sp_journal {
-    uint64_t scratch; /* address of the worker's scratch window */
-    uint64_t
-        base; /* address of the window that pages were taken from; slot i of one is slot i of the other */
-    uint32_t active; /* 1 between freeze and thaw */
-};
-
-/* Reads the journal of a token through its descriptor. */
-SP_WARN_UNUSED int sp_token_journal(int fd, struct sp_journal *ret_journal);
-
-/* A new token: its descriptor and its mapping (one writable page, which begins with the journal, MAP_SHARED,
+/* A new token: its descriptor and its mapping (one page, MAP_SHARED,
  * inherited by fork, gone with exec and exit). */
 SP_WARN_UNUSED int sp_token_new(int *ret_fd, void **ret_mapping);
 /* Unmaps this process's mapping of it. */

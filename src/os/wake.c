@@ -40,3 +40,7 @@ void sp_wake(int tid) {
     if (tid > 0)
         sp_syscall6(SYS_tgkill, sp_syscall6(SYS_getpid, 0, 0, 0, 0, 0, 0), tid, WAKE_SIGNAL, 0, 0, 0);
 }
+
+bool sp_wake_alive(int tid) {
+    return sp_syscall6(SYS_tkill, tid, 0, 0, 0, 0, 0) != -ESRCH;
+}

@@ -19,4 +19,7 @@ void sp_wake_clear(int fd);
 /* Wakes the thread `tid` of this process; does nothing when it has gone. Safe in signal handlers. */
 void sp_wake(int tid);
 
+/* Whether the thread `tid` of this process still exists. */
+bool sp_wake_alive(int tid);
+
 #endif

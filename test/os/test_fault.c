@@ -40,7 +40,6 @@ static uint64_t word;
 static bool flag;
 static int tid;
 static sp_bits bits;
-static struct sp_journal journal;
 static struct sp_range range;
 static struct sp_segment segment = {-1, -1};
 static struct sp_memory *arena;
@@ -75,7 +74,6 @@ static uint8_t bytes[32];
     X("pagemap_scan", sp_pagemap_scan(-1, SP_PAGEMAP_PEEK, 0, PAGE, &range, 1, &size, &word))                \
     X("pagemap_exclusive", sp_pagemap_exclusive(-1, (sp_page){0}))                                           \
     X("pagemap_exclusive", sp_pagemap_exclusive_window(-1, 0, &bits))                                        \
-    X("token_journal", sp_token_journal(-1, &journal))                                                       \
     X("wake_open", sp_wake_open(&fd, &tid))                                                                  \
     X("segment_init", sp_segment_init(&segment))                                                             \
     X("segment_write", sp_segment_write(&segment, 0, bytes))                                                 \

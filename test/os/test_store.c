@@ -265,29 +265,6 @@ static void a_token_is_gone_when_dropped(void **state) {
     assert_int_equal(sp_token_gone(token), -EBADF);
 }
 
-/* H19: who holds the descriptor reads what the process wrote, also after its end. */
-static int leave_a_note(void *arg) {
-    struct sp_journal *j = arg;
-    *j = (struct sp_journal){.scratch = 0x1000, .base = 0x200000, .active = 1};
-    return 0;
-}
-
-static void the_journal_outlives_its_writer(void **state) {
-    struct sp_journal j = {.active = 9};
-    assert_int_equal(sp_token_new(&token, &token_mapping), 0);
-    assert_int_equal(sp_token_journal(token, &j), 0);
-    assert_int_equal(j.active, 0);
-    assert_int_equal(in_child(leave_a_note, token_mapping), 0);
-    assert_int_equal(sp_token_drop(token_mapping), 0);
-    assert_int_equal(sp_token_gone(token), 1);
-    assert_int_equal(sp_token_journal(token, &j), 0);
-    assert_int_equal(j.active, 1);
-    assert_int_equal(j.scratch, 0x1000);
-    assert_int_equal(j.base, 0x200000);
-    close(token);
-    assert_int_equal(sp_token_journal(token, &j), -EBADF);
-}
-
 static void a_child_holds_the_token_until_it_exits(void **state) {
     struct idler child;
     assert_int_equal(sp_token_new(&token, &token_mapping), 0);
@@ -340,7 +317,7 @@ int main(void) {
         TEST(another_user_can_only_read),
         TEST(store_mappings_are_known_by_name),
         TEST(a_token_is_gone_when_dropped),
-        TEST(the_journal_outlives_its_writer),
+
         TEST(a_child_holds_the_token_until_it_exits),
         TEST(exec_drops_the_token),
     };
