@@ -223,9 +223,11 @@ static ssize_t receive_now(int fd, void *buffer, size_t bytes, int *ret_fds, siz
     do
         r = sp_syscall(SYS_recvmsg, fd, &m, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
     while (r == -EINTR);
-    /* A peer that ended without reading all that we sent. */
+    if (ret_n_fds)
+        *ret_n_fds = 0;
+    /* A peer that ended without reading all that we sent. Nothing was received: `c` holds nothing. */
     if (r == -ECONNRESET)
-        r = 0;
+        return 0;
     if (r < 0)
         return r;
     int fds[SP_SOCKET_FDS];
