@@ -14,6 +14,7 @@ struct samepage_domain {
     struct sp_engine *engine;
     struct sp_link *local; /* the in-process domain's link, for its counters; NULL: through a daemon */
     char *socket_path;     /* NULL: in-process */
+    uint64_t changes; /* regions that came or went so far; written under the engine's lock, read anywhere */
 };
 
 /* Constant from registration on, apart from the list. */

@@ -265,9 +265,15 @@ static int register_mapping(void *ctx, const struct sp_mapping *m) {
     return error;
 }
 
+/* With the engine's lock held. */
+static void domain_changed(struct samepage_domain *d) {
+    __atomic_fetch_add(&d->changes, 1, __ATOMIC_RELEASE);
+}
+
 static int region_enter(struct samepage_region *r) {
     struct sp_engine *e = r->domain->engine;
     sp_engine_lock(e);
+    domain_changed(r->domain);
     int error = mappings_each(r->start, r->end, mapping_eligible, register_mapping, r);
     if (!error && !r->eligible_bytes)
         error = -EOPNOTSUPP;
@@ -374,6 +380,7 @@ static int region_leave(struct samepage_region *r, unsigned flags) {
     struct sp_engine *e = r->domain->engine;
     int error = 0;
     sp_engine_lock(e);
+    domain_changed(r->domain);
     if (!(flags & SAMEPAGE_KEEP_MERGED))
         error = unmerge_locked(e, r->start, r->end, flags & SAMEPAGE_QUIESCENT);
     if (!error)
@@ -445,8 +452,17 @@ static int discard_leftovers(uint64_t start, uint64_t end) {
     return mappings_each(start, end, mapping_store, discard_mapping, NULL);
 }
 
-static int discard_in(struct sp_engine *e, uint64_t start, uint64_t end) {
+static bool all_registered(struct sp_engine *e, uint64_t start, uint64_t end) {
+    struct sp_counters now;
+    sp_engine_range_counters(e, start, end, &now);
+    return now.v[SP_COUNTER_registered_bytes] == end - start;
+}
+
+static int discard_in(struct samepage_domain *d, uint64_t start, uint64_t end) {
+    struct sp_engine *e = d->engine;
     sp_engine_kick(e);
+    uint64_t changes = __atomic_load_n(&d->changes, __ATOMIC_ACQUIRE);
+    bool known = all_registered(e, start, end);
     sp_engine_lock(e);
     int error = sp_engine_discard_locked(e, start, end), advised = 0;
     if (!error)
@@ -454,14 +470,14 @@ static int discard_in(struct sp_engine *e, uint64_t start, uint64_t end) {
     sp_engine_unlock(e);
     if (error)
         return error;
-    /* Asked afterwards: an engine may give up a range on its own, but never takes one back. */
-    struct sp_counters now;
-    sp_engine_range_counters(e, start, end, &now);
-    if (now.v[SP_COUNTER_registered_bytes] < end - start) {
-        sp_engine_lock(e);
+    /* Asked again afterwards: an engine may give up a range on its own, though it never takes one back. */
+    if (known && all_registered(e, start, end) && changes == __atomic_load_n(&d->changes, __ATOMIC_ACQUIRE))
+        return advised;
+    sp_engine_lock(e);
+    error = sp_engine_discard_locked(e, start, end);
+    if (!error)
         error = discard_leftovers(start, end);
-        sp_engine_unlock(e);
-    }
+    sp_engine_unlock(e);
     return error ? error : advised;
 }
 
@@ -471,7 +487,7 @@ int samepage_discard(samepage_domain *domain, void *addr, size_t bytes) {
     if (error || sp_registry_foreign(domain, start, end))
         return -EINVAL;
     if (domain)
-        return discard_in(domain->engine, start, end);
+        return discard_in(domain, start, end);
     error = discard_leftovers(start, end);
     return error ? error : sp_advise(start, end - start, MADV_DONTNEED);
 }
