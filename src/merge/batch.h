@@ -26,7 +26,7 @@ enum sp_outcome {
 /* One run with what is needed to verify and remap it. */
 struct sp_batch_run {
     unsigned slot, pages;
-    const uint8_t *expected; /* the store pages, mapped read-only for us; NULL for a run of zeros */
+    const uint8_t *expected; /* a copy of the store pages; NULL for a run of zeros */
     int fd;                  /* the segment */
     uint64_t offset;         /* of the first page in the segment, bytes */
     unsigned attributes;     /* SP_ATTR_* to carry over (H7) */

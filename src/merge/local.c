@@ -305,6 +305,7 @@ static int local_release(struct sp_link *link, const struct sp_store_run *runs, 
         l->token_mapping = mapping;
     }
     poll_epochs(l);
+    copy_counters(l);
     return 0;
 }
 

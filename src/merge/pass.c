@@ -18,6 +18,7 @@
 #include "merge/state.h"
 #include "os/kernel.h"
 #include "os/mapping.h"
+#include "os/store.h"
 
 /* A window of which this many pages were written again and again is hot: look less often. */
 #define HOT_PAGES    (SP_WINDOW_PAGES / 4)
@@ -397,20 +398,24 @@ static size_t batch_fill(struct sp_worker *w, struct sp_run *runs, size_t n, siz
     return runs[next + taken - 1].pages;
 }
 
-/* What is needed to verify and remap a run. False: the segment cannot be had. */
+/*
+ * What is needed to verify and remap a run: its store pages are read into memory of our own, before the
+ * freeze. That costs less than mapping the store to look at it (0.46 against 0.5 us for each page of a long
+ * run, 1.6 against 6.5 us for a single one), keeps the comparison short, and does not count the store in the
+ * program's resident set. False: the segment cannot be had.
+ */
 static bool batch_prepare(struct sp_worker *w, const struct sp_run *run, unsigned pages,
                           struct sp_batch_run *ret) {
     *ret = (struct sp_batch_run){.slot = run->slot, .pages = pages, .fd = -1};
     if (run->store.v == SP_STORE_ZERO.v)
         return true;
-    struct sp_segment_view view;
-    int error = sp_segments_get(&w->segments, w->engine->link, run->store, &view);
-    if (error)
-        return false;
     uint64_t index = run->store.v % SP_SEGMENT_PAGES;
-    sp_segments_populate(&w->segments, &view, run->store, pages);
-    ret->expected = view.pages + index * SP_PAGE_SIZE;
-    ret->fd = view.fd;
+    uint8_t *copy = w->store_copy + run->slot * SP_PAGE_SIZE;
+    struct sp_link *link = w->engine->link;
+    if (link->ops->segment(link, run->store.v / SP_SEGMENT_PAGES, &ret->fd) ||
+        sp_store_read(ret->fd, index, copy, pages))
+        return false;
+    ret->expected = copy;
     ret->offset = index * SP_PAGE_SIZE;
     return true;
 }
@@ -569,7 +574,6 @@ static void merge(struct sp_worker *w, uint64_t number, bool quiescent, struct s
             next--;
         }
     }
-    sp_segments_drop(&w->segments, false);
 }
 
 void sp_pass_window(struct sp_worker *w, uint64_t number, enum sp_pass_mode mode,

@@ -13,7 +13,6 @@
 #include "merge/debts.h"
 #include "merge/engine.h"
 #include "merge/region.h"
-#include "merge/segments.h"
 #include "merge/window.h"
 #include "os/memory.h"
 #include "os/pagemap.h"
@@ -95,7 +94,7 @@ struct sp_worker {
     bool paused;      /* the domain wants nothing new merged (H15) */
     struct sp_key key;
     uint8_t *scratch;
-    struct sp_segments segments;
+    uint8_t *store_copy; /* a window: the store pages of a batch, read before the freeze */
     struct sp_batch batch;
     double cost; /* measured cost of a batch / predicted */
     struct sp_work work;

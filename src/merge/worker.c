@@ -82,7 +82,6 @@ void sp_worker_unlink(struct sp_worker *w) {
     if (!w->linked)
         return;
     w->linked = false;
-    sp_segments_clear(&w->segments);
     e->link->ops->close(e->link);
     sp_worker_lock(w);
     forget_index(e);
@@ -305,7 +304,6 @@ static void work_through(struct sp_worker *w, bool hinted) {
 /* Follows hints between two looks. */
 static void worker_hinted(struct sp_worker *w) {
     work_through(w, true);
-    sp_segments_drop(&w->segments, true);
     pay_debts(w);
 }
 
@@ -346,7 +344,6 @@ static void worker_pass(struct sp_worker *w) {
     work_through(w, false);
     list_hot(w);
     sp_look_broken(w, false);
-    sp_segments_drop(&w->segments, true);
     pay_debts(w);
     if (take_hints(w) || w->done)
         w->pending++;
@@ -421,7 +418,6 @@ static void serve_request(struct sp_worker *w, struct sp_request *r) {
             r->result.shared_pages += sp_bits_get(&win->shared, slot);
     }
     sp_engine_unlock(e);
-    sp_segments_drop(&w->segments, true);
     pay_debts(w);
 }
 
@@ -460,12 +456,22 @@ static enum sp_engine_state worker_refuse(void) {
 
 static int scratch_init(struct sp_worker *w) {
     void *scratch;
-    int error = sp_map_new(SP_WINDOW_SIZE, SP_WINDOW_SIZE, &scratch);
+    int error = sp_map_own(SP_WINDOW_SIZE, SP_WINDOW_SIZE, &scratch);
     if (error)
         return error;
     w->scratch = scratch;
     error = sp_advise((uintptr_t)scratch, SP_WINDOW_SIZE, MADV_DONTFORK);
     return error ? error : sp_advise((uintptr_t)scratch, SP_WINDOW_SIZE, MADV_DONTDUMP);
+}
+
+static int store_copy_init(struct sp_worker *w) {
+    void *copy;
+    int error = sp_map_own(SP_WINDOW_SIZE, SP_PAGE_SIZE, &copy);
+    if (error)
+        return error;
+    w->store_copy = copy;
+    error = sp_advise((uintptr_t)copy, SP_WINDOW_SIZE, MADV_DONTFORK);
+    return error ? error : sp_advise((uintptr_t)copy, SP_WINDOW_SIZE, MADV_DONTDUMP);
 }
 
 static int worker_init(struct sp_worker *w) {
@@ -474,10 +480,13 @@ static int worker_init(struct sp_worker *w) {
     int tid, error = sp_wake_open(&w->wake, &tid);
     if (!error)
         error = sp_pagemap_open(&w->pagemap);
+    /* Nobody registers it before it has its name (H2). */
+    sp_lock_acquire(&w->engine->lock);
     if (!error)
         error = scratch_init(w);
     if (!error)
-        error = sp_segments_init(&w->segments);
+        error = store_copy_init(w);
+    sp_lock_release(&w->engine->lock);
     if (error)
         return error;
     w->engine->link->idle_fd = -1;
@@ -489,7 +498,6 @@ static void worker_deinit(struct sp_worker *w) {
     int unused = 0;
     if (w->linked)
         w->engine->link->ops->close(w->engine->link);
-    sp_segments_deinit(&w->segments);
     if (w->uffd >= 0)
         unused = sp_close(w->uffd);
     if (w->pagemap >= 0)
@@ -498,6 +506,8 @@ static void worker_deinit(struct sp_worker *w) {
         unused = sp_close(w->wake);
     if (w->scratch)
         unused = sp_unmap(w->scratch, SP_WINDOW_SIZE);
+    if (w->store_copy)
+        unused = sp_unmap(w->store_copy, SP_WINDOW_SIZE);
     (void)unused;
 }
 
@@ -587,7 +597,9 @@ void sp_worker_main(void *arg, int status) {
         return;
     }
     void *memory;
-    int error = sp_map_new(WORKER_BYTES, SP_PAGE_SIZE, &memory);
+    sp_lock_acquire(&e->lock); /* nobody registers it before it has its name (H2) */
+    int error = sp_map_own(WORKER_BYTES, SP_PAGE_SIZE, &memory);
+    sp_lock_release(&e->lock);
     if (error) {
         worker_end(e, SP_ENGINE_NO_THREAD, error);
         return;

@@ -48,6 +48,13 @@ int sp_map_new(size_t bytes, size_t align, void **ret_address) {
     return 0;
 }
 
+int sp_map_own(size_t bytes, size_t align, void **ret_address) {
+    int error = sp_map_new(bytes, align, ret_address);
+    if (!error)
+        sp_syscall(SYS_prctl, PR_SET_VMA, PR_SET_VMA_ANON_NAME, *ret_address, bytes, "samepage");
+    return error;
+}
+
 int sp_map_store(uintptr_t address, size_t bytes, int fd, uint64_t offset_bytes) {
     int fault = sp_fault("map_store");
     if (fault)

@@ -13,6 +13,11 @@
  * multiple of `align` (power of two >= page). */
 SP_WARN_UNUSED int sp_map_new(size_t bytes, size_t align, void **ret_address);
 
+/* The same for memory of the worker's own. It gets a name, which shows whose it is, keeps the kernel from
+ * joining it with a mapping of the program, and makes it not eligible for merging (H2). A kernel without
+ * CONFIG_ANON_VMA_NAME gives no names: there it is as sp_map_new. */
+SP_WARN_UNUSED int sp_map_own(size_t bytes, size_t align, void **ret_address);
+
 /* Replaces [address, +bytes) by a private mapping of the store (MAP_FIXED | MAP_PRIVATE | MAP_NORESERVE,
  * readable and writable): the remap of the primitive. */
 SP_WARN_UNUSED int sp_map_store(uintptr_t address, size_t bytes, int fd, uint64_t offset_bytes);

@@ -101,19 +101,29 @@ int sp_segment_write(const struct sp_segment *s, uint64_t index, const void *pag
     return sp_segment_write_many(s, index, page, 1);
 }
 
-int sp_segment_read(const struct sp_segment *s, uint64_t index, void *ret_page) {
+int sp_store_read(int fd, uint64_t index, void *ret_pages, size_t n) {
     int fault = sp_fault("segment_read");
     if (fault)
         return fault;
-    if (!inside(index, 1))
+    if (!inside(index, n))
         return -EINVAL;
-    long r;
-    do
-        r = sp_syscall(SYS_pread64, s->fd, ret_page, SP_PAGE_SIZE, index * SP_PAGE_SIZE);
-    while (r == -EINTR);
-    if (r < 0)
-        return (int)r;
-    return r == (long)SP_PAGE_SIZE ? 0 : -EIO;
+    char *to = ret_pages;
+    uint64_t offset = index * SP_PAGE_SIZE;
+    for (size_t bytes = n * SP_PAGE_SIZE; bytes;) {
+        long r = sp_syscall(SYS_pread64, fd, to, bytes, offset);
+        if (r == -EINTR)
+            continue;
+        if (r <= 0)
+            return r ? (int)r : -EIO;
+        to += r;
+        bytes -= (size_t)r;
+        offset += (uint64_t)r;
+    }
+    return 0;
+}
+
+int sp_segment_read(const struct sp_segment *s, uint64_t index, void *ret_page) {
+    return sp_store_read(s->fd, index, ret_page, 1);
 }
 
 int sp_segment_punch(const struct sp_segment *s, uint64_t index, uint64_t n) {

@@ -30,6 +30,8 @@ SP_WARN_UNUSED int sp_segment_write_many(const struct sp_segment *s, uint64_t in
                                          size_t n);
 /* Reads one page back. */
 SP_WARN_UNUSED int sp_segment_read(const struct sp_segment *s, uint64_t index, void *ret_page);
+/* Reads `n` pages from page `index` on through either descriptor, for those who only have the shared one. */
+SP_WARN_UNUSED int sp_store_read(int fd, uint64_t index, void *ret_pages, size_t n);
 /* Gives the memory of `n` pages back (FALLOC_FL_PUNCH_HOLE); they read as zeros for ever. */
 SP_WARN_UNUSED int sp_segment_punch(const struct sp_segment *s, uint64_t index, uint64_t n);
 /* Bytes of memory the segment holds (st_blocks). */

@@ -116,7 +116,8 @@ int sp_uffd_copy(int fd, uintptr_t target, const void *source, size_t bytes) {
     int fault = sp_fault("uffd_copy");
     if (fault)
         return fault;
-    for (size_t done = 0; done < bytes;) {
+    size_t done = 0;
+    do { /* once for an empty copy too: it asks whether a fork event waits to be read */
         struct uffdio_copy arg = {.dst = target + done,
                                   .src = (uintptr_t)source + done,
                                   .len = bytes - done,
@@ -128,7 +129,7 @@ int sp_uffd_copy(int fd, uintptr_t target, const void *source, size_t bytes) {
         if (arg.copy <= 0)
             return r;
         done += (size_t)arg.copy;
-    }
+    } while (done < bytes);
     return 0;
 }
 
