@@ -4,11 +4,12 @@
  * fills its memory, asks for merging by madvise(MADV_MERGEABLE) when told to, and later looks at every byte.
  * The same binary serves the kernel's KSM and samepage.
  *
- *   workload same|tenth MIB SEED
+ *   workload same|tenth|scattered MIB SEED
  *
  * same:  page i holds content i, in every process: everything is duplicate, in the same order.
- * tenth: one page in ten holds one of the contents that every process has, at positions that are scattered
- *        differently in every process (SEED); all other pages are found nowhere else.
+ * tenth: the first tenth of the memory is so; all other pages are found nowhere else.
+ * scattered: as tenth, but the pages of each process are shuffled (SEED), so that the common ones lie one by
+ *        one at places that differ from process to process.
  *
  * Contents are pseudo random, so that no page resembles another before its first word and none is zero.
  * They are recomputed for the check, never stored: the check does not depend on memory that is being merged.
@@ -16,6 +17,7 @@
  * On stdin and stdout, a line at a time: it says "ready PID ADDRESS PAGES"; "go" is answered by "advised",
  * "check" by "ok" or "bad N" (N pages differ), "quit" ends it.
  */
+#include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -71,7 +73,7 @@ static void contents_choose(struct workload *w, const char *pattern, uint64_t se
     uint64_t common = strcmp(pattern, "same") == 0 ? w->pages : w->pages / 10;
     for (uint64_t i = 0; i < w->pages; i++)
         w->content[i] = i < common ? i : UNIQUE | seed << 40 | i;
-    if (common < w->pages)
+    if (strcmp(pattern, "scattered") == 0)
         shuffle(w->content, w->pages, seed);
 }
 
@@ -124,10 +126,14 @@ static int workload_serve(const struct workload *w) {
     return 0;
 }
 
+static bool pattern_known(const char *pattern) {
+    return !strcmp(pattern, "same") || !strcmp(pattern, "tenth") || !strcmp(pattern, "scattered");
+}
+
 int main(int argc, char **argv) {
     struct workload w;
-    if (argc != 4 || (strcmp(argv[1], "same") != 0 && strcmp(argv[1], "tenth") != 0) || atoll(argv[2]) <= 0) {
-        fprintf(stderr, "usage: workload same|tenth MIB SEED\n");
+    if (argc != 4 || !pattern_known(argv[1]) || atoll(argv[2]) <= 0) {
+        fprintf(stderr, "usage: workload same|tenth|scattered MIB SEED\n");
         return 2;
     }
     setvbuf(stdout, NULL, _IOLBF, 0);

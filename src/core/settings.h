@@ -11,7 +11,7 @@
 #include "core/types.h"
 
 #define SP_SETTINGS(X)                                                                                       \
-    X(sleep_millisecs, ms, 50, 1, 3600000,                                                                   \
+    X(sleep_millisecs, ms, 20, 1, 3600000,                                                                   \
       "pause between two looks at what was written; a page must stay unwritten this long")                   \
     X(sleep_max_millisecs, ms, 1000, 1, 3600000, "longest pause when nothing happens")                       \
     X(freeze_micros, us, 150, 20, 100000,                                                                    \
