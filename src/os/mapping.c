@@ -48,11 +48,23 @@ int sp_map_new(size_t bytes, size_t align, void **ret_address) {
     return 0;
 }
 
+int sp_map_mark(void *address, size_t bytes) {
+    sp_syscall(SYS_prctl, PR_SET_VMA, PR_SET_VMA_ANON_NAME, address, bytes, "samepage");
+    return (int)sp_syscall(SYS_madvise, address, bytes, MADV_RANDOM);
+}
+
 int sp_map_own(size_t bytes, size_t align, void **ret_address) {
-    int error = sp_map_new(bytes, align, ret_address);
-    if (!error)
-        sp_syscall(SYS_prctl, PR_SET_VMA, PR_SET_VMA_ANON_NAME, *ret_address, bytes, "samepage");
-    return error;
+    void *address;
+    int error = sp_map_new(bytes, align, &address);
+    if (error)
+        return error;
+    error = sp_map_mark(address, bytes);
+    if (error) {
+        sp_syscall(SYS_munmap, address, bytes);
+        return error;
+    }
+    *ret_address = address;
+    return 0;
 }
 
 int sp_map_store(uintptr_t address, size_t bytes, int fd, uint64_t offset_bytes) {

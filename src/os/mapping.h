@@ -13,10 +13,12 @@
  * multiple of `align` (power of two >= page). */
 SP_WARN_UNUSED int sp_map_new(size_t bytes, size_t align, void **ret_address);
 
-/* The same for memory of the worker's own. It gets a name, which shows whose it is, keeps the kernel from
- * joining it with a mapping of the program, and makes it not eligible for merging (H2). A kernel without
- * CONFIG_ANON_VMA_NAME gives no names: there it is as sp_map_new. */
+/* The same for memory of the worker's own, marked as such: never eligible for merging (H2). */
 SP_WARN_UNUSED int sp_map_own(size_t bytes, size_t align, void **ret_address);
+/* Marks memory of our own: by MADV_RANDOM, which means nothing for anonymous memory but is kept, shown in
+ * smaps ("rr"), copied by fork, and keeps the kernel from joining it with a mapping of the program; and by a
+ * name, which shows people whose it is where the kernel has names (CONFIG_ANON_VMA_NAME). */
+SP_WARN_UNUSED int sp_map_mark(void *address, size_t bytes);
 
 /* Replaces [address, +bytes) by a private mapping of the store (MAP_FIXED | MAP_PRIVATE | MAP_NORESERVE,
  * readable and writable): the remap of the primitive. */

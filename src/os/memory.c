@@ -54,7 +54,7 @@ static size_t class_bytes(unsigned class) {
 
 static int area_map(size_t bytes, bool dontfork, struct area **ret_area) {
     void *got;
-    int r = sp_map_new(bytes, SP_PAGE_SIZE, &got);
+    int r = sp_map_own(bytes, SP_PAGE_SIZE, &got);
     if (r < 0)
         return r;
     if (dontfork)
@@ -63,7 +63,6 @@ static int area_map(size_t bytes, bool dontfork, struct area **ret_area) {
         sp_syscall(SYS_munmap, got, bytes);
         return r;
     }
-    sp_syscall(SYS_prctl, PR_SET_VMA, PR_SET_VMA_ANON_NAME, got, bytes, "samepage");
     *ret_area = got;
     (*ret_area)->bytes = bytes;
     return 0;

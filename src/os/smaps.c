@@ -65,6 +65,7 @@ static void flag_note(struct flags *f, unsigned flag) {
     case FLAG('s', 'l'): /* sealed: cannot be mapped over */
     case FLAG('s', 's'): /* shadow stack */
     case FLAG('m', 't'): /* memory tags */
+    case FLAG('r', 'r'): /* read at random: our own (sp_map_mark) */
         f->special = true;
         break;
     case FLAG('h', 't'):

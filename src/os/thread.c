@@ -53,7 +53,7 @@ static struct start *start_of(const struct sp_thread *t) {
 static int stack_init(struct sp_thread *t, size_t usable_bytes) {
     size_t bytes = GUARD_BYTES + usable_bytes;
     void *stack;
-    int r = sp_map_new(bytes, SP_PAGE_SIZE, &stack);
+    int r = sp_map_own(bytes, SP_PAGE_SIZE, &stack);
     if (r < 0)
         return r;
     r = sp_protect((uintptr_t)stack, GUARD_BYTES, PROT_NONE);
@@ -61,10 +61,6 @@ static int stack_init(struct sp_thread *t, size_t usable_bytes) {
         sp_syscall(SYS_munmap, stack, bytes);
         return r;
     }
-    /* A name shows whose memory it is, and no worker of ours merges named memory. Needs
-     * CONFIG_ANON_VMA_NAME; without it nothing is lost. */
-    sp_syscall(SYS_prctl, PR_SET_VMA, PR_SET_VMA_ANON_NAME, (char *)stack + GUARD_BYTES, usable_bytes,
-               "samepage-stack");
     t->stack = stack;
     t->stack_bytes = bytes;
     return 0;
