@@ -429,7 +429,8 @@ static void batch_attributes(struct sp_worker *w, struct sp_batch *b) {
     }
 }
 
-/* Whether every page of the runs may still be merged, each run within one region. With the lock held. */
+/* Whether every page of the runs may still be merged, each run within one region. One that is not armed became
+ * so since it was chosen: a freeze would leave it armed in a way that nobody knows of. With the lock held. */
 static bool batch_still_eligible(struct sp_worker *w, struct sp_batch *b) {
     const struct sp_regions *regions = &w->engine->regions;
     for (size_t k = 0; k < b->n; k++) {
@@ -437,6 +438,8 @@ static bool batch_still_eligible(struct sp_worker *w, struct sp_batch *b) {
         uint64_t end = start + b->runs[k].pages * SP_PAGE_SIZE;
         size_t i = sp_regions_find(regions, start);
         if (i == regions->n || regions->items[i].start > start || regions->items[i].end < end)
+            return false;
+        if (b->uffd >= 0 && !regions->items[i].armed)
             return false;
         for (unsigned s = b->runs[k].slot; s < b->runs[k].slot + b->runs[k].pages; s++)
             if (!sp_bits_get(&w->work.bits.eligible, s))
