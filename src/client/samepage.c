@@ -208,9 +208,10 @@ int samepage_eligible(const void *addr, size_t bytes, size_t *ret_eligible_bytes
 
 struct mappings {
     bool (*wanted)(const struct sp_mapping *m);
+    bool alike; /* neighbours are one only when their attributes are the same */
     uint64_t start, end;
     size_t n;
-    struct sp_mapping item[MAPPINGS_MAX]; /* clipped to the range; neighbours that are equal are one */
+    struct sp_mapping item[MAPPINGS_MAX]; /* clipped to the range, neighbours joined */
 };
 
 static bool mappings_visit(void *ctx, const struct sp_mapping *m) {
@@ -225,7 +226,8 @@ static bool mappings_visit(void *ctx, const struct sp_mapping *m) {
     if (part.start >= part.end)
         return true;
     struct sp_mapping *last = list->n ? &list->item[list->n - 1] : NULL;
-    if (last && last->end == part.start && last->prot == part.prot && last->attributes == part.attributes) {
+    bool equal = last && last->prot == part.prot && last->attributes == part.attributes;
+    if (last && last->end == part.start && (equal || !list->alike)) {
         last->end = part.end;
         return true;
     }
@@ -236,11 +238,12 @@ static bool mappings_visit(void *ctx, const struct sp_mapping *m) {
 }
 
 /* Calls `act` for every wanted mapping of the range. The mappings may be changed by it. */
-static int mappings_each(uint64_t start, uint64_t end, bool (*wanted)(const struct sp_mapping *m),
+static int mappings_each(uint64_t start, uint64_t end, bool (*wanted)(const struct sp_mapping *m), bool alike,
                          int (*act)(void *ctx, const struct sp_mapping *m), void *ctx) {
     struct mappings list;
     do {
         list.wanted = wanted;
+        list.alike = alike;
         list.start = start;
         list.end = end;
         list.n = 0;
@@ -274,7 +277,7 @@ static int region_enter(struct samepage_region *r) {
     struct sp_engine *e = r->domain->engine;
     sp_engine_lock(e);
     domain_changed(r->domain);
-    int error = mappings_each(r->start, r->end, mapping_eligible, register_mapping, r);
+    int error = mappings_each(r->start, r->end, mapping_eligible, false, register_mapping, r);
     if (!error && !r->eligible_bytes)
         error = -EOPNOTSUPP;
     if (error)
@@ -449,7 +452,7 @@ static int discard_mapping(void *unused, const struct sp_mapping *m) {
 /* Whatever of the range still maps a store, ours or that of a domain long closed, and is not in the care of
  * an engine. */
 static int discard_leftovers(uint64_t start, uint64_t end) {
-    return mappings_each(start, end, mapping_store, discard_mapping, NULL);
+    return mappings_each(start, end, mapping_store, true, discard_mapping, NULL);
 }
 
 static bool all_registered(struct sp_engine *e, uint64_t start, uint64_t end) {
