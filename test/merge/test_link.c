@@ -1,0 +1,318 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The engine and a link that fails, is slow, or does other things in between: I7 (the memory stays intact and
+ * the engine joins again) and I8 (a reference is taken when the index answers, so that nothing that happens
+ * between the answer and the remap can take the store page away).
+ */
+#include "merge_test.h"
+
+#include "merge/state.h"
+
+#define N     (4 * MIB)
+#define PAGES (N / PAGE)
+
+/* A link around the local one. */
+static struct wrapper {
+    struct sp_link link;
+    struct sp_link *inner;
+    uint64_t calls;
+    uint64_t fail_at; /* number of the call that fails, and ends the connection; 0: none */
+    bool fail_always; /* and every one from then on */
+    bool broken;
+    uint64_t opened;
+    void (*between)(void); /* after an answer with references, before the engine sees it */
+    void (*before_release)(const struct sp_store_run *runs, size_t n);
+} wrapper;
+
+/* True: this call fails. */
+static bool failing(void) {
+    uint64_t n = __atomic_add_fetch(&wrapper.calls, 1, __ATOMIC_RELAXED);
+    if (wrapper.fail_at && (n == wrapper.fail_at || (wrapper.fail_always && n > wrapper.fail_at)))
+        wrapper.broken = true;
+    return wrapper.broken;
+}
+
+static int w_open(struct sp_link *l, struct sp_welcome *ret) {
+    wrapper.broken = false;
+    if (failing())
+        return -ECONNREFUSED;
+    wrapper.opened++;
+    return wrapper.inner->ops->open(wrapper.inner, ret);
+}
+static void w_close(struct sp_link *l) {
+    wrapper.inner->ops->close(wrapper.inner);
+}
+static void w_free(struct sp_link *l) {
+    wrapper.inner->ops->free(wrapper.inner);
+}
+static int w_userfaultfd(struct sp_link *l, int *fd, bool *fork_events) {
+    return failing() ? -ENOTCONN : wrapper.inner->ops->userfaultfd(wrapper.inner, fd, fork_events);
+}
+static int w_ask(struct sp_link *l, const struct sp_query *q, size_t n, struct sp_answer *a) {
+    if (failing())
+        return -ENOTCONN;
+    int error = wrapper.inner->ops->ask(wrapper.inner, q, n, a);
+    bool shares = false;
+    for (size_t i = 0; !error && i < n; i++)
+        shares |= a[i].kind == SP_ANSWER_SHARE;
+    if (shares && wrapper.between)
+        wrapper.between();
+    return error;
+}
+static int w_publish(struct sp_link *l, const struct sp_query *q, const void *const *c, size_t n,
+                     struct sp_answer *a) {
+    return failing() ? -ENOTCONN : wrapper.inner->ops->publish(wrapper.inner, q, c, n, a);
+}
+static int w_forget(struct sp_link *l, const struct sp_query *q, size_t n) {
+    return failing() ? -ENOTCONN : wrapper.inner->ops->forget(wrapper.inner, q, n);
+}
+static int w_release(struct sp_link *l, const struct sp_store_run *r, size_t n) {
+    if (failing())
+        return -ENOTCONN;
+    if (wrapper.before_release)
+        wrapper.before_release(r, n);
+    return wrapper.inner->ops->release(wrapper.inner, r, n);
+}
+static int w_segment(struct sp_link *l, uint64_t s, int *fd) {
+    return failing() ? -ENOTCONN : wrapper.inner->ops->segment(wrapper.inner, s, fd);
+}
+static int w_report(struct sp_link *l, const struct sp_report *r, bool *pause) {
+    return failing() ? -ENOTCONN : wrapper.inner->ops->report(wrapper.inner, r, pause);
+}
+static int w_hint_fd(struct sp_link *l) {
+    return wrapper.inner->ops->hint_fd(wrapper.inner);
+}
+static int w_hints(struct sp_link *l, struct sp_hint *h, size_t max, size_t *n) {
+    return failing() ? -ENOTCONN : wrapper.inner->ops->hints(wrapper.inner, h, max, n);
+}
+static void w_forked(struct sp_link *l) {
+    wrapper.inner->ops->forked(wrapper.inner);
+}
+
+static struct sp_link *wrap(struct sp_link *inner) {
+    static const struct sp_link_ops ops = {
+        .open = w_open,
+        .close = w_close,
+        .free = w_free,
+        .userfaultfd = w_userfaultfd,
+        .ask = w_ask,
+        .publish = w_publish,
+        .forget = w_forget,
+        .release = w_release,
+        .segment = w_segment,
+        .report = w_report,
+        .hint_fd = w_hint_fd,
+        .hints = w_hints,
+        .forked = w_forked,
+    };
+    wrapper = (struct wrapper){.link = {.ops = &ops, .idle_fd = -1}, .inner = inner};
+    return &wrapper.link;
+}
+
+/* ---- I7 ---- */
+
+/* Two ranges merged, one of them written, some of it discarded; then all bytes looked at. */
+static void scene(uint64_t fail_at, bool always) {
+    struct engine_rig r;
+    rig_init(&r, wrap);
+    wrapper.fail_at = fail_at;
+    wrapper.fail_always = always;
+    uint8_t *a = memory_new(N), *b = memory_new(N);
+    fill(a, PAGES, 1);
+    fill(b, PAGES, 1);
+    memset(b + 9 * PAGE, 0, PAGE);
+    rig_add(&r, a, N);
+    rig_add(&r, b, N);
+    uint64_t begin = sp_now_ns();
+    while (__atomic_load_n(&wrapper.calls, __ATOMIC_RELAXED) < fail_at + 12 &&
+           sp_now_ns() - begin < SECOND_NS / 4)
+        sp_sleep_ns(SECOND_NS / 500);
+    for (size_t i = 0; i < PAGES; i += 3)
+        page_fill(b + i * PAGE, 2, i);
+    sp_engine_lock(r.engine);
+    must(sp_engine_unmerge_locked(r.engine, (uintptr_t)a, (uintptr_t)a + N / 4), "unmerge");
+    must(sp_engine_discard_locked(r.engine, (uintptr_t)a + N / 2, (uintptr_t)a + N), "discard");
+    must(sp_advise((uintptr_t)a + N / 2, N / 2, MADV_DONTNEED), "dontneed");
+    sp_engine_unlock(r.engine);
+    struct sp_merge_result result;
+    int unused = sp_engine_merge(r.engine, (uintptr_t)b, (uintptr_t)b + N, false, &result);
+    (void)unused;
+    if (!always && fail_at % 16 == 0) { /* joins again and goes on (once a second, so not each time) */
+        uint8_t *c = memory_new(N);
+        uint64_t merged = rig_counter(&r, SP_COUNTER_pages_merged);
+        fill(c, PAGES / 2, 7);
+        memcpy(c + N / 2, c, N / 2);
+        rig_add(&r, c, N);
+        assert_true(rig_until(&r, SP_COUNTER_pages_merged, merged + PAGES, UINT64_MAX));
+        assert_int_equal(sp_engine_state(r.engine), SP_ENGINE_RUNNING);
+        assert_true(wrapper.opened >= (fail_at > 1) + 1u || fail_at > wrapper.calls);
+        assert_int_equal(wrong_pages(c, PAGES / 2, 7) + wrong_pages(c + N / 2, PAGES / 2, 7), 0);
+        rig_unmap(&r, c, N);
+    }
+    r.engine = sp_engine_free(r.engine);
+    for (size_t i = 0; i < PAGES; i++) {
+        assert_true(i < PAGES / 2 ? page_is(a + i * PAGE, 1, i) : page_is_zero(a + i * PAGE));
+        assert_true(i % 3 == 0 ? page_is(b + i * PAGE, 2, i)
+                    : i == 9   ? page_is_zero(b + i * PAGE)
+                               : page_is(b + i * PAGE, 1, i));
+    }
+    memory_free(a, N);
+    memory_free(b, N);
+}
+
+static void test_fails_at_every_call(void **state) {
+    for (uint64_t n = 1; n <= 48; n++)
+        scene(n, false);
+}
+
+static void test_fails_from_every_call_on(void **state) {
+    for (uint64_t n = 1; n <= 40; n += 2)
+        scene(n, true);
+}
+
+/* A domain that is left and joined again: what was merged before stays, and is not given back to the new one,
+ * which never gave it. */
+static uint64_t released;
+
+static void count_released(const struct sp_store_run *runs, size_t n) {
+    for (size_t i = 0; i < n; i++)
+        __atomic_fetch_add(&released, runs[i].pages, __ATOMIC_RELAXED);
+}
+
+static void test_nothing_owed_to_another_index(void **state) {
+    struct engine_rig r;
+    rig_init(&r, wrap);
+    wrapper.before_release = count_released;
+    uint8_t *a = memory_new(N);
+    fill(a, PAGES / 2, 1);
+    memcpy(a + N / 2, a, N / 2);
+    rig_add(&r, a, N);
+    assert_true(rig_until(&r, SP_COUNTER_pages_merged, PAGES, PAGES));
+    released = 0;
+    uint64_t opened = wrapper.opened;
+    wrapper.fail_at = wrapper.calls + 1;
+    while (__atomic_load_n(&wrapper.opened, __ATOMIC_RELAXED) == opened)
+        sp_sleep_ns(SECOND_NS / 100);
+    memset(a, 3, N);
+    uint64_t scans = rig_counter(&r, SP_COUNTER_full_scans);
+    assert_true(rig_until(&r, SP_COUNTER_full_scans, scans + 8, UINT64_MAX));
+    assert_int_equal(released, 0);
+    r.engine = sp_engine_free(r.engine);
+    memory_free(a, N);
+}
+
+/* ---- I8 ---- */
+
+static struct engine_rig *race_rig;
+static uint8_t *race_owner; /* the first sharers, whose references are the only others */
+static unsigned race_times;
+
+/* Between the answer "shares with X" and the remap every other reference to X goes: the others write to all
+ * their pages, the engine finds them broken and gives them back. Played on the worker's own thread, because
+ * that is who would do it next. */
+static void others_give_back(void) {
+    if (!race_owner)
+        return;
+    uint8_t *owner = race_owner;
+    race_owner = NULL;
+    race_times++;
+    memset(owner, 5, N);
+    struct sp_engine *e = race_rig->engine;
+    struct sp_store_run runs[PAGES];
+    size_t n = 0;
+    sp_engine_lock(e);
+    SP_WINDOWS_EACH(&e->windows, (uintptr_t)owner, (uintptr_t)owner + N, win) {
+        SP_BITS_EACH(&win->shared, slot) {
+            runs[n++] = (struct sp_store_run){{win->slot[slot]}, 1};
+            sp_bits_clear(&win->shared, slot);
+        }
+    }
+    sp_engine_unlock(e);
+    assert_int_equal(n, PAGES);
+    must(wrapper.inner->ops->release(wrapper.inner, runs, n), "release");
+    /* What was given back takes effect: no child lives. */
+    for (unsigned i = 0; i < 3; i++) {
+        struct sp_hint hints[1];
+        size_t got;
+        sp_sleep_ns(SECOND_NS / 8);
+        must(wrapper.inner->ops->hints(wrapper.inner, hints, 0, &got), "hints");
+    }
+}
+
+static void test_references_before_offsets(void **state) {
+    struct engine_rig r;
+    rig_init(&r, wrap);
+    race_rig = &r;
+    uint8_t *a = memory_new(N), *b = memory_new(N);
+    /* One range holds both the publisher and its twin; then each page of it holds one reference at least. */
+    fill(a, PAGES / 2, 1);
+    memcpy(a + N / 2, a, N / 2);
+    rig_add(&r, a, N);
+    assert_true(rig_until(&r, SP_COUNTER_pages_merged, PAGES, PAGES));
+    race_times = 0;
+    race_owner = a;
+    wrapper.between = others_give_back;
+    fill(b, PAGES / 2, 1);
+    memcpy(b + N / 2, b, N / 2);
+    rig_add(&r, b, N);
+    assert_true(rig_until(&r, SP_COUNTER_pages_merged, 2 * PAGES, 2 * PAGES));
+    wrapper.between = NULL;
+    assert_int_equal(race_times, 1);
+    assert_true(rig_settle(&r) == 0);
+    assert_int_equal(wrong_pages(b, PAGES / 2, 1) + wrong_pages(b + N / 2, PAGES / 2, 1), 0);
+    r.engine = sp_engine_free(r.engine);
+    memory_free(a, N);
+    memory_free(b, N);
+}
+
+/* A slow index: the program changes everything between question and answer. */
+static uint8_t *slow_memory;
+static unsigned slow_round;
+
+static void everything_changes(void) {
+    if (!slow_memory)
+        return;
+    slow_round++;
+    for (size_t i = 0; i < PAGES; i++)
+        page_fill(slow_memory + i * PAGE, 100 + slow_round, i);
+    if (slow_round == 4)
+        slow_memory = NULL;
+}
+
+static void test_changed_before_remap(void **state) {
+    struct engine_rig r;
+    rig_init(&r, wrap);
+    uint8_t *a = memory_new(N), *b = memory_new(N);
+    fill(a, PAGES / 2, 1);
+    memcpy(a + N / 2, a, N / 2);
+    rig_add(&r, a, N);
+    assert_true(rig_until(&r, SP_COUNTER_pages_merged, PAGES, PAGES));
+    slow_memory = b;
+    slow_round = 0;
+    wrapper.between = everything_changes;
+    fill(b, PAGES / 2, 1);
+    memcpy(b + N / 2, b, N / 2);
+    rig_add(&r, b, N);
+    assert_true(rig_until(&r, SP_COUNTER_pages_differed, PAGES / 2, UINT64_MAX));
+    assert_int_equal(rig_settle(&r), 0);
+    slow_memory = NULL;
+    wrapper.between = NULL;
+    sp_sleep_ns(SECOND_NS / 5);
+    assert_int_equal(wrong_pages(b, PAGES, 100 + slow_round), 0);
+    r.engine = sp_engine_free(r.engine);
+    memory_free(a, N);
+    memory_free(b, N);
+}
+
+int main(void) {
+    require_uffd();
+    watchdog(250);
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_fails_at_every_call),
+        cmocka_unit_test(test_fails_from_every_call_on),
+        cmocka_unit_test(test_nothing_owed_to_another_index),
+        cmocka_unit_test(test_references_before_offsets),
+        cmocka_unit_test(test_changed_before_remap),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
