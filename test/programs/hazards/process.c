@@ -1,0 +1,115 @@
+/* SPDX-License-Identifier: MIT */
+/* Scenes about the process as a whole: its dump, its filters, descriptors and threads. */
+#include <fcntl.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <sched.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "area.h"
+
+/* Tells where merged memory lies and aborts. What was excluded from dumps must stay so (H7). */
+void scene_dump(void) {
+    struct area shown = area_new(16 * MIB, 1, true), hidden = area_new(4 * MIB, 1000000, true);
+    if (madvise(hidden.p, hidden.pages * PAGE, MADV_DONTDUMP))
+        give_up("MADV_DONTDUMP");
+    area_advise(&shown);
+    area_advise(&hidden);
+    area_wait_merged(&shown);
+    area_wait_merged(&hidden);
+    tell("shown", (long)(uintptr_t)shown.p);
+    tell("pages", (long)shown.pages);
+    tell("hidden", (long)(uintptr_t)hidden.p);
+    tell("hidden_pages", (long)hidden.pages);
+    abort();
+}
+
+/* Whoever maps a file over something dies, that thread alone: the very call that the worker merges with. */
+static long bind_all_threads(void) {
+    struct sock_filter code[] = {
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_mmap, 0, 3),
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, args[3])),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, MAP_FIXED | MAP_PRIVATE | MAP_NORESERVE, 0, 1),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_THREAD),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+    };
+    struct sock_fprog program = {sizeof(code) / sizeof(*code), code};
+    prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+    return raw_call(SYS_seccomp, SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_TSYNC, (long)&program, 0, 0);
+}
+
+void scene_filter(void) {
+    struct area a = area_new(16 * MIB, 1, true);
+    area_advise(&a);
+    area_wait_merged(&a); /* the worker has nothing left to do */
+    tell("threads_before", (long)threads_count());
+    tell("seccomp", bind_all_threads());
+    struct area b = area_new(16 * MIB, 1, true);
+    area_advise(&b);
+    for (int ms = 0; ms < 60000 && threads_count() > 1; ms++)
+        usleep(1000);
+    tell("threads_after", (long)threads_count());
+    tell("merged_after", (long)area_merged(&b));
+    tell("bad", (long)(area_bad(&a) + area_bad(&b)));
+    /* Everything goes on working without a worker. */
+    for (size_t i = 0; i < a.pages; i += 3)
+        area_write(&a, i, 5000000 + i);
+    tell("bad_written", (long)area_bad(&a));
+    tell("dontneed", madvise(a.p, PAGE, MADV_DONTNEED) || a.p[0] || a.p[PAGE - 1]);
+    tell("munmap", munmap(a.p, a.pages * PAGE) || munmap(b.p, b.pages * PAGE));
+}
+
+#define FILES 200
+
+void scene_closefrom(void) {
+    struct area a = area_new(16 * MIB, 1, true);
+    size_t before = descriptors_count();
+    area_advise(&a);
+    area_wait_merged(&a);
+    tell("appeared", (long)(descriptors_count() - before));
+    tell("close_range", syscall(SYS_close_range, 3, ~0U, 0));
+    int files[FILES];
+    for (int i = 0; i < FILES; i++) {
+        files[i] = memfd_create("of the program", 0);
+        if (files[i] < 0 || write(files[i], &i, sizeof(i)) != sizeof(i))
+            give_up("memfd");
+    }
+    struct area b = area_new(16 * MIB, 1000000, true);
+    area_advise(&b);
+    area_wait_merged(&b);
+    long wrong = 0;
+    for (int i = 0; i < FILES; i++) {
+        int read = -1;
+        struct stat st;
+        wrong += pread(files[i], &read, sizeof(read), 0) != sizeof(read) || read != i ||
+                 fstat(files[i], &st) || st.st_size != sizeof(i);
+    }
+    tell("files_wrong", wrong);
+    tell("bad", (long)(area_bad(&a) + area_bad(&b)));
+}
+
+/* Long enough for a thread to be started by mistake. */
+static long threads_soon(void) {
+    usleep(300000);
+    return (long)threads_count();
+}
+
+void scene_threads(void) {
+    struct area large = area_new(32 * MIB, 1, true), little = area_new(512 * 1024, 1000000, true);
+    tell("unadvised", threads_soon());
+    area_advise(&little);
+    tell("little", threads_soon());
+    tell("unshare", unshare(CLONE_NEWUSER));
+    area_advise(&large);
+    area_wait_merged(&large);
+    tell("much", (long)threads_count());
+    tell("unshare_late", unshare(CLONE_NEWUSER));
+    tell("bad", (long)(area_bad(&large) + area_bad(&little)));
+}
