@@ -131,10 +131,28 @@ static enum sp_outcome move_refusal(int error) {
     }
 }
 
+/*
+ * Registers MISSING on a run. Where a run crosses mappings the kernel goes from one to the next, and fails
+ * with -ENOMEM at one that it cannot split (H4): those before it stay registered. They are whole mappings by
+ * then, so that taking them back gets as far as that one again. All other refusals come before the first
+ * change.
+ */
+static int run_register(struct sp_batch *b, const struct sp_batch_run *run) {
+    uintptr_t address = slot_address(b, run->slot);
+    size_t bytes = run->pages * SP_PAGE_SIZE;
+    int error = sp_uffd_register(b->uffd, address, bytes, SP_UFFD_MODE_MISSING | SP_UFFD_MODE_WP);
+    if (error != -ENOMEM)
+        return error;
+    b->errors++;
+    int unused = sp_uffd_unregister(b->uffd, address, bytes);
+    unused = sp_uffd_register(b->uffd, address, bytes, SP_UFFD_MODE_WP);
+    (void)unused;
+    return error;
+}
+
 /* Moves a run to scratch. Pages that went are marked CHANGED until the comparison says otherwise. */
 static void run_freeze(struct sp_batch *b, const struct sp_batch_run *run) {
-    if (sp_uffd_register(b->uffd, slot_address(b, run->slot), run->pages * SP_PAGE_SIZE,
-                         SP_UFFD_MODE_MISSING | SP_UFFD_MODE_WP)) {
+    if (run_register(b, run)) {
         mark(b, run->slot, run->slot + run->pages, SP_OUTCOME_REFUSED);
         return;
     }

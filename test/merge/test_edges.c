@@ -1,0 +1,185 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Moments and limits that the other tests meet by chance only, made to happen: a child in the middle of a
+ * batch that puts nothing back, the limit of mappings between the two mappings of one run, a program that
+ * forbids itself descriptors, regions that a program protects page by page.
+ */
+#include "merge_test.h"
+
+#include <sys/resource.h>
+
+#include "merge/batch.h"
+#include "merge/region.h"
+#include "os/fault.h"
+#include "os/memory.h"
+
+#define RUN_PAGES 8
+
+struct rig {
+    int uffd;
+    uint8_t *window;
+    struct sp_segment segment;
+    void *view;
+    struct sp_batch_run run;
+    struct sp_batch batch;
+};
+
+/* A window of content 1 whose pages from `slot` on are in the store too. */
+static void rig_open(struct rig *r, uint8_t *window, unsigned slot) {
+    memset(r, 0, sizeof(*r));
+    must(sp_uffd_new(-1, &r->uffd), "userfaultfd");
+    must(sp_uffd_enable(r->uffd, SP_UFFD_NEEDED | SP_UFFD_EVENT_FORK), "enable");
+    r->window = window;
+    fill(r->window, SP_WINDOW_PAGES, 1);
+    r->batch.scratch = memory_new(SP_WINDOW_SIZE);
+    must(sp_advise((uintptr_t)r->batch.scratch, SP_WINDOW_SIZE, MADV_DONTFORK), "dontfork");
+    must(sp_uffd_register(r->uffd, (uintptr_t)r->batch.scratch, SP_WINDOW_SIZE, SP_UFFD_MODE_MISSING),
+         "scratch");
+    must(sp_uffd_register(r->uffd, (uintptr_t)r->window, SP_WINDOW_SIZE, SP_UFFD_MODE_WP), "arm");
+    must(sp_segment_init(&r->segment), "segment");
+    must(sp_map_file(r->segment.fd_shared, 0, SP_SEGMENT_PAGES * PAGE, false, &r->view), "view");
+    must(sp_segment_write_many(&r->segment, 0, r->window + slot * PAGE, RUN_PAGES), "store");
+    r->run = (struct sp_batch_run){
+        .slot = slot, .pages = RUN_PAGES, .expected = r->view, .fd = r->segment.fd_shared};
+    r->batch.uffd = r->uffd;
+    r->batch.fork_events = true;
+    r->batch.base = (uintptr_t)r->window;
+    r->batch.runs = &r->run;
+    r->batch.n = 1;
+}
+
+static void rig_close(struct rig *r) {
+    memory_free(r->window, SP_WINDOW_SIZE);
+    memory_free(r->batch.scratch, SP_WINDOW_SIZE);
+    must(sp_unmap(r->view, SP_SEGMENT_PAGES * PAGE), "unmap view");
+    sp_segment_deinit(&r->segment);
+    close(r->uffd);
+}
+
+/* ---- a child between freeze and remap (H3) ---- */
+
+static struct {
+    struct rig rig;
+    struct sp_event go;
+    int tid; /* of the thread that makes the child */
+    int status;
+} fork_in_batch;
+
+static void *fork_thread(void *unused) {
+    const struct rig *r = &fork_in_batch.rig;
+    __atomic_store_n(&fork_in_batch.tid, (int)sp_syscall(SYS_gettid), __ATOMIC_RELEASE);
+    sp_event_wait(&fork_in_batch.go, 0, UINT64_MAX);
+    long pid = sp_syscall(SYS_clone, SIGCHLD, 0, 0, 0, 0);
+    if (pid == 0)
+        sp_syscall(SYS_exit_group, wrong_pages(r->window, SP_WINDOW_PAGES, 1) != 0);
+    if (waitpid((pid_t)pid, &fork_in_batch.status, 0) != pid)
+        fork_in_batch.status = -1;
+    return unused;
+}
+
+/* Waits until the thread sleeps in the kernel's clone(2): until its event is there. */
+static void await_clone(void) {
+    char path[64], text[64] = "";
+    snprintf(path, sizeof(path), "/proc/self/task/%d/syscall", fork_in_batch.tid);
+    while (strtol(text, NULL, 10) != SYS_clone) {
+        int fd = open(path, O_RDONLY | O_CLOEXEC);
+        ssize_t n = read(fd, text, sizeof(text) - 1);
+        text[n > 0 ? n : 0] = '\0';
+        close(fd);
+    }
+}
+
+static int clone_before_remap(const char *call) {
+    if (strcmp(call, "map_store") == 0 && !fork_in_batch.go.word) {
+        sp_event_post(&fork_in_batch.go);
+        await_clone();
+    }
+    return 0;
+}
+
+static void test_clone_before_remap(void **state) {
+    struct rig *r = &fork_in_batch.rig;
+    pthread_t thread;
+    rig_open(r, memory_new(SP_WINDOW_SIZE), 16);
+    pthread_create(&thread, NULL, fork_thread, NULL);
+    while (!__atomic_load_n(&fork_in_batch.tid, __ATOMIC_ACQUIRE))
+        sp_sleep_ns(1000000);
+    sp_fault_hook = clone_before_remap;
+    sp_batch_run(&r->batch);
+    sp_fault_hook = NULL;
+    for (unsigned i = 16; i < 16 + RUN_PAGES; i++)
+        assert_int_equal(r->batch.outcome[i], SP_OUTCOME_MERGED);
+    assert_int_equal(r->batch.forks, 1);
+    sp_batch_forks(r->uffd); /* where the batch has forgotten it, the test shall fail, not hang */
+    pthread_join(thread, NULL);
+    assert_int_equal(fork_in_batch.status, 0);
+    rig_close(r);
+}
+
+/* ---- the limit of mappings in the middle of a run (H4, I6) ---- */
+
+/* Reads a hole of each page: whoever sleeps there is killed by the watchdog. */
+static int limit_within_run(void *arg) {
+    unsigned slack = *(unsigned *)arg;
+    struct rig r;
+    uint8_t *window = memory_new(SP_WINDOW_SIZE);
+    /* Two mappings that the kernel does not join: their first pages came while they differed. */
+    uint8_t *half = window + SP_WINDOW_SIZE / 2;
+    must(sp_advise((uintptr_t)half, SP_WINDOW_SIZE / 2, MADV_DONTDUMP), "dontdump");
+    window[0] = half[0] = 1;
+    must(sp_advise((uintptr_t)half, SP_WINDOW_SIZE / 2, MADV_DODUMP), "dodump");
+    CHILD_CHECK(mappings_between(window, window + SP_WINDOW_SIZE) == 2);
+    rig_open(&r, window, SP_WINDOW_PAGES / 2 - RUN_PAGES / 2);
+
+    size_t room = 70000;
+    uint8_t *filler = mmap(NULL, room * PAGE, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    CHILD_CHECK(filler != MAP_FAILED);
+    size_t used = 1;
+    while (used < room && mprotect(filler + used * PAGE, PAGE, PROT_NONE) == 0)
+        used += 2;
+    CHILD_CHECK(used < room);
+    /* Up to the very last one. */
+    while (mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0) != MAP_FAILED)
+        ;
+    for (unsigned i = 0; i < slack; i++)
+        CHILD_CHECK(munmap(filler + (2 * i) * PAGE, PAGE) == 0);
+    sp_batch_run(&r.batch);
+    munmap(filler, room * PAGE);
+
+    unsigned merged = 0;
+    for (unsigned i = 0; i < SP_WINDOW_PAGES; i++) {
+        CHILD_CHECK(page_is(window + i * PAGE, 1, i));
+        merged += r.batch.outcome[i] == SP_OUTCOME_MERGED;
+    }
+    CHILD_CHECK(merged == 0 || merged == RUN_PAGES);
+    alarm(20);
+    for (unsigned i = 0; i < SP_WINDOW_PAGES; i++)
+        if (r.batch.outcome[i] != SP_OUTCOME_MERGED) {
+            CHILD_CHECK(madvise(window + i * PAGE, PAGE, MADV_DONTNEED) == 0);
+            CHILD_CHECK(page_is_zero(window + i * PAGE));
+        }
+    return 100 + (int)merged;
+}
+
+static void test_limit_within_run(void **state) {
+    bool refused = false, merged = false;
+    for (unsigned slack = 0; slack < 5; slack++) {
+        int status = in_child(limit_within_run, &slack);
+        if (status < 100)
+            fail_msg("slack %u: %d", slack, status);
+        refused |= status == 100;
+        merged |= status == 100 + RUN_PAGES;
+    }
+    assert_true(refused);
+    assert_true(merged);
+}
+
+int main(void) {
+    require_uffd();
+    watchdog(100);
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_clone_before_remap),
+        cmocka_unit_test(test_limit_within_run),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
