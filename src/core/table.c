@@ -4,14 +4,16 @@
 
 #include <errno.h>
 
-/* In percent of the slots. A shard shrinks by one step; the gap to the growing load keeps it from swinging.
- */
-#define LOAD_MAX 85
-#define LOAD_MIN 50
+/* In percent of the slots. A shard shrinks by one step, when it is no fuller than LOAD_SHRUNK afterwards; the
+ * gap to the growing load keeps it from swinging. */
+#define LOAD_MAX    85
+#define LOAD_SHRUNK 60
 
 /* Sizes are computed in 1/1024 of a slot, so that the offsets between shards survive rounding. */
 #define SIZE_SCALE 1024
 #define SIZE_FIRST 8
+/* Below this many slots a shard grows by doubling: so small, moving entries costs more than slots do. */
+#define SIZE_SMALL 64
 
 static size_t shards_of(const struct sp_table *t) {
     return (size_t)1 << t->shard_bits;
@@ -46,7 +48,7 @@ static uint64_t distance_at(const struct sp_table *t, const struct sp_table_shar
 static uint64_t size_at(const struct sp_table *t, size_t index, uint32_t step) {
     uint64_t scaled = SIZE_FIRST * SIZE_SCALE + ((SIZE_FIRST * SIZE_SCALE / 4 * index) >> t->shard_bits);
     for (uint32_t i = 0; i < step; i++)
-        scaled += scaled / 4;
+        scaled += scaled < (uint64_t)SIZE_SMALL * SIZE_SCALE ? scaled : scaled / 4;
     return scaled / SIZE_SCALE;
 }
 
@@ -126,7 +128,8 @@ static int shard_reserve(const struct sp_table *t, struct sp_table_shard *s) {
 static void shard_trim(const struct sp_table *t, struct sp_table_shard *s) {
     if (s->count == 0)
         shard_deinit(t, s);
-    else if (s->step > 0 && (uint64_t)s->count * 100 < (uint64_t)s->size * LOAD_MIN)
+    else if (s->step > 0 &&
+             (uint64_t)s->count * 100 < size_at(t, (size_t)(s - t->shards), s->step - 1) * LOAD_SHRUNK)
         (void)shard_resize(t, s, s->step - 1);
 }
 
