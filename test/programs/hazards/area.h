@@ -52,6 +52,7 @@ _Noreturn void give_up(const char *why);
 /* The scenes; main.c has what each of them is for. */
 void scene_dump(void);
 void scene_filter(void);
+void scene_holder(void);
 void scene_closefrom(void);
 void scene_threads(void);
 void scene_scattered(void);

@@ -64,7 +64,8 @@ class Case(unittest.TestCase):
     def daemon_start(self, settings=FAST):
         read, write = os.pipe()
         self.daemon = subprocess.Popen(
-            [SAMEPAGED, "--socket", self.socket, "--set", settings, "--ready-fd", str(write)], pass_fds=[write])
+            [SAMEPAGED, "--socket", self.socket, "--set", settings, "--ready-fd", str(write)],
+            pass_fds=[write], stderr=subprocess.DEVNULL)
         self.addCleanup(self.end, self.daemon)
         os.close(write)
         ready = os.read(read, 1)
@@ -158,19 +159,26 @@ class Process(Case):
         self.daemon_start()
         told = self.play("filter")
         self.assertEqual(told.pop("threads_before"), 2)
-        self.assertEqual(told, {"seccomp": 0, "threads_after": 1, "merged_after": 0, "bad": 0, "bad_written": 0,
-                                "dontneed": 0, "munmap": 0})
+        self.assertEqual(told, {"seccomp": 0, "threads_after": 1, "merged_after": 0, "bad": 0,
+                                "bad_written": 0, "dontneed": 0, "munmap": 0})
+
+    def test_thread_killed_while_it_holds_the_lock(self):
+        """H19: nobody else could let go of the lock."""
+        self.daemon_start()
+        self.assertEqual(self.play("holder"), {"threads_more": 0, "bad": 0, "munmap": 0, "fork": 0})
 
     def test_descriptors_are_the_programs(self):
         """H9"""
         self.daemon_start()
-        self.assertEqual(self.play("closefrom"), {"appeared": 0, "close_range": 0, "files_wrong": 0, "bad": 0})
+        told = self.play("closefrom")
+        self.assertEqual(told, {"appeared": 0, "close_range": 0, "files_wrong": 0, "bad": 0})
 
     def test_no_thread_before_it_is_worth_it(self):
         """H10. Afterwards there is a second thread, and what needs a single one is refused."""
         self.daemon_start()
         told = self.play("threads", settings=FAST)
-        self.assertEqual(told, {"unadvised": 1, "little": 1, "unshare": 0, "much": 2, "unshare_late": -1, "bad": 0})
+        self.assertEqual(told, {"unadvised": 1, "little": 1, "unshare": 0, "much": 2, "unshare_late": -1,
+                                "bad": 0})
 
 
 class Family(Case):
@@ -301,7 +309,7 @@ class DaemonGone(Case):
             self.daemon_kill()
             self.assertEqual(self.ask(p, "bad"), 0)
             self.daemon_start()
-            # New twins, because a page whose twin went into the former daemon's store is the only one of its kind.
+            # New twins: a page whose twin went into the former daemon's store is the only one of its kind.
             again = self.ask(p, "twins", 1 + 1000000 * i, mib)
             self.merge_all(p, again, pages)
             self.ask(p, "write", area, 500000000 + 1000000 * i)

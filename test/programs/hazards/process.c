@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
+#include <pthread.h>
 #include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -10,6 +11,7 @@
 #include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "area.h"
@@ -64,6 +66,45 @@ void scene_filter(void) {
     tell("bad_written", (long)area_bad(&a));
     tell("dontneed", madvise(a.p, PAGE, MADV_DONTNEED) || a.p[0] || a.p[PAGE - 1]);
     tell("munmap", munmap(a.p, a.pages * PAGE) || munmap(b.p, b.pages * PAGE));
+}
+
+/* Ends in the middle of an unmapping: its own filter kills it, alone, for that call. */
+static void *killed_in_munmap(void *p) {
+    struct sock_filter code[] = {
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_munmap, 0, 1),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_THREAD),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+    };
+    struct sock_fprog program = {sizeof(code) / sizeof(*code), code};
+    const struct area *a = p;
+    prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+    if (raw_call(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, (long)&program, 0, 0) == 0)
+        munmap(a->p, a->pages * PAGE);
+    return NULL;
+}
+
+void scene_holder(void) {
+    struct area a = area_new(16 * MIB, 1, true), b = area_new(16 * MIB, 1000000, true);
+    pthread_t thread;
+    area_advise(&a);
+    area_wait_merged(&a);
+    size_t before = threads_count();
+    if (pthread_create(&thread, NULL, killed_in_munmap, &a))
+        give_up("thread");
+    /* Not joined: the C library waits for what only a thread that ends by itself does. */
+    for (int ms = 0; ms < 60000 && (ms < 100 || threads_count() > before); ms++)
+        usleep(1000);
+    tell("threads_more", (long)(threads_count() - before));
+    area_advise(&b);
+    area_wait_merged(&b);
+    tell("bad", (long)(area_bad(&a) + area_bad(&b)));
+    tell("munmap", munmap(a.p, a.pages * PAGE) || munmap(b.p, b.pages * PAGE));
+    int child = fork(), status = -1;
+    if (child == 0)
+        _exit(0);
+    waitpid(child, &status, 0);
+    tell("fork", status);
 }
 
 #define FILES 200

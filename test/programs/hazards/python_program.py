@@ -45,7 +45,8 @@ def wait_merged(pages):
 
 def bad_pages(m, first, changed=()):
     changed = dict(changed)
-    return sum(m[i * PAGE:(i + 1) * PAGE] != page(changed.get(i, first + i % (PAGES // 2))) for i in range(PAGES))
+    right = (page(changed.get(i, first + i % (PAGES // 2))) for i in range(PAGES))
+    return sum(m[i * PAGE:(i + 1) * PAGE] != content for i, content in enumerate(right))
 
 
 def child(m, number):
