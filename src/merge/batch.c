@@ -55,11 +55,22 @@ static void mark(struct sp_batch *b, unsigned first, unsigned last, enum sp_outc
         b->outcome[i] = (uint8_t)outcome;
 }
 
-/* Gives a child what it lacks of one page. Errors: the page is there (EEXIST), the mapping or the child is
- * not: all fine. */
-static void child_copy(int child, uintptr_t address, const void *source) {
-    int unused = sp_uffd_copy(child, address, source, SP_PAGE_SIZE);
-    (void)unused;
+static unsigned forks_read(int uffd, const struct sp_batch *b);
+
+/*
+ * Gives a child what it lacks of one page. The page is there already (EEXIST), or the mapping or the child is
+ * not: all fine. EAGAIN: the child is itself in the middle of a fork, and its child lacks the same. There is
+ * no other place for the content, so this goes on until it has succeeded.
+ */
+static void child_copy(int child, const struct sp_batch *b, uintptr_t address, const void *source) {
+    for (;;) {
+        int error = sp_uffd_copy(child, address, source, SP_PAGE_SIZE);
+        if (error != -EAGAIN && error != -ENOMEM)
+            return;
+        if (error == -EAGAIN && forks_read(child, b))
+            continue;
+        sp_sleep_ns(UINT64_C(100000));
+    }
 }
 
 /*
@@ -73,9 +84,9 @@ static void child_repair(int child, const struct sp_batch *b) {
         for (unsigned i = 0; i < run->pages; i++) {
             unsigned slot = run->slot + i;
             if (b->outcome[slot] == SP_OUTCOME_MERGED)
-                child_copy(child, slot_address(b, slot), run->expected + i * SP_PAGE_SIZE);
+                child_copy(child, b, slot_address(b, slot), run->expected + i * SP_PAGE_SIZE);
             else if (sp_bits_get(&b->in_scratch, slot))
-                child_copy(child, slot_address(b, slot), (const void *)slot_scratch(b, slot));
+                child_copy(child, b, slot_address(b, slot), (const void *)slot_scratch(b, slot));
         }
     }
 }
@@ -102,21 +113,17 @@ unsigned sp_batch_forks(int uffd) {
     return uffd < 0 ? 0 : forks_read(uffd, NULL);
 }
 
-/* A call was refused because a fork event waits to be read: reads it, waiting for it if it is still on its
- * way. False: it does not come. */
+/*
+ * A call was refused because a fork is under way: serves its event if it is there, or gives it a moment. The
+ * kernel goes on refusing after the event was read, until the forking thread has run again, so there is
+ * nothing to wait for but time. False: it is no use to ask again.
+ */
 static bool fork_pending(struct sp_batch *b) {
     if (!b->fork_events)
         return false;
-    for (unsigned tries = 0; tries < 1000; tries++) {
-        unsigned children = forks_read(b->uffd, b);
-        if (children) {
-            b->forks += children;
-            return true;
-        }
-        if (sp_wait_readable(&b->uffd, 1, UINT64_C(1000000)) < 0)
-            return false;
-    }
-    return false;
+    unsigned children = forks_read(b->uffd, b);
+    b->forks += children;
+    return children || sp_wait_readable(&b->uffd, 1, UINT64_C(1000000)) >= 0;
 }
 
 static enum sp_outcome move_refusal(int error) {
@@ -177,7 +184,7 @@ static void run_freeze(struct sp_batch *b, const struct sp_batch_run *run) {
             most = wanted / 2;
             continue;
         }
-        if (error == -EAGAIN && retries++ < 16 && (fork_pending(b) || !b->fork_events))
+        if (error == -EAGAIN && retries++ < 64 && (fork_pending(b) || !b->fork_events))
             continue;
         b->outcome[slot++] = (uint8_t)move_refusal(error);
     }
@@ -340,8 +347,9 @@ static void scratch_empty(struct sp_batch *b) {
  * begins after the remap copies complete page tables.
  */
 static void forks_settle(struct sp_batch *b) {
-    while (b->fork_events && sp_uffd_copy(b->uffd, 0, NULL, 0) == -EAGAIN && fork_pending(b))
-        ;
+    for (unsigned tries = 0; b->fork_events && tries < 1000; tries++)
+        if (sp_uffd_copy(b->uffd, 0, NULL, 0) != -EAGAIN || !fork_pending(b))
+            return;
 }
 
 /* Nobody touches the pages (the caller's promise): no freeze, and zeros are dropped in place. */

@@ -61,7 +61,8 @@ static void rig_close(struct rig *r) {
 static struct {
     struct rig rig;
     struct sp_event go;
-    int tid; /* of the thread that makes the child */
+    int tid;    /* of the thread that makes the child */
+    bool twice; /* the child makes one too, while it is being repaired */
     int status;
 } fork_in_batch;
 
@@ -70,8 +71,13 @@ static void *fork_thread(void *unused) {
     __atomic_store_n(&fork_in_batch.tid, (int)sp_syscall(SYS_gettid), __ATOMIC_RELEASE);
     sp_event_wait(&fork_in_batch.go, 0, UINT64_MAX);
     long pid = sp_syscall(SYS_clone, SIGCHLD, 0, 0, 0, 0);
-    if (pid == 0)
-        sp_syscall(SYS_exit_group, wrong_pages(r->window, SP_WINDOW_PAGES, 1) != 0);
+    if (pid == 0) {
+        int status = 0;
+        long grandchild = fork_in_batch.twice ? sp_syscall(SYS_clone, SIGCHLD, 0, 0, 0, 0) : -1;
+        if (grandchild > 0)
+            sp_syscall(SYS_wait4, grandchild, &status, 0, NULL);
+        sp_syscall(SYS_exit_group, status || wrong_pages(r->window, SP_WINDOW_PAGES, 1) != 0);
+    }
     if (waitpid((pid_t)pid, &fork_in_batch.status, 0) != pid)
         fork_in_batch.status = -1;
     return unused;
@@ -89,22 +95,27 @@ static void await_clone(void) {
     }
 }
 
-static int clone_before_remap(const char *call) {
+static int hook(const char *call) {
     if (strcmp(call, "map_store") == 0 && !fork_in_batch.go.word) {
         sp_event_post(&fork_in_batch.go);
         await_clone();
     }
+    /* Time for the child to get into its own. */
+    if (fork_in_batch.twice && strcmp(call, "uffd_copy") == 0)
+        sp_sleep_ns(5000000);
     return 0;
 }
 
-static void test_clone_before_remap(void **state) {
+static void clone_before_remap_run(bool twice) {
     struct rig *r = &fork_in_batch.rig;
     pthread_t thread;
+    memset(&fork_in_batch, 0, sizeof(fork_in_batch));
+    fork_in_batch.twice = twice;
     rig_open(r, memory_new(SP_WINDOW_SIZE), 16);
     pthread_create(&thread, NULL, fork_thread, NULL);
     while (!__atomic_load_n(&fork_in_batch.tid, __ATOMIC_ACQUIRE))
         sp_sleep_ns(1000000);
-    sp_fault_hook = clone_before_remap;
+    sp_fault_hook = hook;
     sp_batch_run(&r->batch);
     sp_fault_hook = NULL;
     for (unsigned i = 16; i < 16 + RUN_PAGES; i++)
@@ -114,6 +125,14 @@ static void test_clone_before_remap(void **state) {
     pthread_join(thread, NULL);
     assert_int_equal(fork_in_batch.status, 0);
     rig_close(r);
+}
+
+static void test_clone_before_remap(void **state) {
+    clone_before_remap_run(false);
+}
+
+static void test_clone_of_clone(void **state) {
+    clone_before_remap_run(true);
 }
 
 /* ---- the limit of mappings in the middle of a run (H4, I6) ---- */
@@ -179,6 +198,7 @@ int main(void) {
     watchdog(100);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_clone_before_remap),
+        cmocka_unit_test(test_clone_of_clone),
         cmocka_unit_test(test_limit_within_run),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
