@@ -11,13 +11,6 @@
 #define LOOK_FIRST_NS UINT64_C(20000000)
 #define LOOK_LAST_NS  UINT64_C(2000000000)
 
-/* A token about which the kernel gives an error would hold on for ever; one that nobody maps tells nothing.
- */
-static int token_check(int fd) {
-    int gone = sp_token_gone(fd);
-    return gone == 0 ? 0 : gone == 1 ? -ESRCH : -EINVAL;
-}
-
 static int token_add(struct family *f, int fd, uint64_t epoch) {
     if (f->n == f->room) {
         size_t room = f->room ? 2 * f->room : 2;
@@ -34,7 +27,7 @@ static int token_add(struct family *f, int fd, uint64_t epoch) {
 
 int family_init(struct family *f, int token_fd) {
     *f = (struct family){.look_ns = UINT64_MAX};
-    int r = token_check(token_fd);
+    int r = sp_token_check(token_fd);
     return r ? r : token_add(f, token_fd, 1);
 }
 
@@ -51,7 +44,7 @@ static void look_soon(struct family *f, uint64_t now_ns) {
 }
 
 int family_next(struct family *f, int token_fd, uint64_t now_ns) {
-    int r = token_check(token_fd);
+    int r = sp_token_check(token_fd);
     if (!r && f->n >= FAMILY_TOKENS_MAX)
         r = -EMFILE;
     if (!r)

@@ -159,11 +159,10 @@ int sp_token_new(int *ret_fd, void **ret_mapping) {
     int fd = (int)sp_syscall(SYS_memfd_create, TOKEN_NAME, MFD_CLOEXEC | MFD_ALLOW_SEALING);
     if (fd < 0)
         return fd;
-    long r = sp_syscall(SYS_ftruncate, fd, SP_PAGE_SIZE);
-    /* Read-only, against stray writes: what counts for the seal is that the mapping could be made writable.
-     */
+    long r = sp_syscall(SYS_fcntl, fd, F_ADD_SEALS, F_SEAL_GROW);
+    /* Nobody reads or writes it: what counts for the seal is that the mapping could be made writable. */
     if (r == 0)
-        r = sp_syscall(SYS_mmap, 0, SP_PAGE_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+        r = sp_syscall(SYS_mmap, 0, SP_PAGE_SIZE, PROT_NONE, MAP_SHARED, fd, 0);
     if (r < 0 && r >= -4095) {
         close_fd(fd);
         return (int)r;
@@ -178,6 +177,19 @@ int sp_token_drop(void *mapping) {
     if (fault)
         return fault;
     return (int)sp_syscall(SYS_munmap, mapping, SP_PAGE_SIZE);
+}
+
+int sp_token_check(int fd) {
+    int fault = sp_fault("token_check");
+    if (fault)
+        return fault;
+    struct stat st;
+    /* Sealed first, so that it stays what is seen then. Pages beyond the end count in st_blocks. */
+    if (sp_syscall(SYS_fcntl, fd, F_ADD_SEALS, F_SEAL_GROW) || sp_syscall(SYS_fstat, fd, &st) || st.st_size ||
+        st.st_blocks)
+        return -EINVAL;
+    int gone = sp_token_gone(fd);
+    return gone == 0 ? 0 : gone == 1 ? -ESRCH : -EINVAL;
 }
 
 int sp_token_gone(int fd) {

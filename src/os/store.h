@@ -5,9 +5,10 @@
  * else. Written by pwrite and never mapped here, so that the store is not charged to the owner's resident set
  * (H14); punched, never truncated (I3).
  *
- * Tokens of a family (H6): a small memfd that a client maps shared; children inherit the mapping. While
+ * Tokens of a family (H6): an empty memfd that a client maps shared; children inherit the mapping. While
  * anybody maps it, it cannot be sealed against writing (F_SEAL_WRITE gives EBUSY, fcntl(2)), which is how its
- * holder learns that a family has gone.
+ * holder learns that a family has gone. It can never hold a page: one that is pinned for I/O would make the
+ * kernel wait for a third of a second in each attempt to seal (mm/memfd.c).
  */
 #ifndef SP_OS_STORE_H
 #define SP_OS_STORE_H
@@ -37,11 +38,14 @@ SP_WARN_UNUSED int sp_segment_punch(const struct sp_segment *s, uint64_t index, 
 /* Bytes of memory the segment holds (st_blocks). */
 SP_WARN_UNUSED int sp_segment_memory(const struct sp_segment *s, uint64_t *ret_bytes);
 
-/* A new token: its descriptor and its mapping (one page, MAP_SHARED,
- * inherited by fork, gone with exec and exit). */
+/* A new token: its descriptor and its mapping (one page, MAP_SHARED, without access, inherited by fork, gone
+ * with exec and exit). */
 SP_WARN_UNUSED int sp_token_new(int *ret_fd, void **ret_mapping);
 /* Unmaps this process's mapping of it. */
 SP_WARN_UNUSED int sp_token_drop(void *mapping);
+/* For one that comes from somebody else. 0: a token that somebody maps, which is empty and will be for ever;
+ * -ESRCH: nobody maps it; -EINVAL: anything else. */
+SP_WARN_UNUSED int sp_token_check(int fd);
 /* 1: nobody maps the token any more (and nobody ever will: it is sealed now); 0: somebody does; negative
  * errno when it cannot be known (keep). */
 SP_WARN_UNUSED int sp_token_gone(int fd);

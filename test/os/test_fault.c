@@ -83,6 +83,7 @@ static uint8_t bytes[32];
     X("segment_memory", sp_segment_memory(&segment, &word))                                                  \
     X("token_new", sp_token_new(&fd, &ptr))                                                                  \
     X("token_drop", sp_token_drop(NULL))                                                                     \
+    X("token_check", sp_token_check(-1))                                                                     \
     X("token_gone", sp_token_gone(-1))                                                                       \
     X("thread_start", sp_thread_start(&thread, "x", true, thread_main, &asked))                              \
     X("map_new", sp_thread_start(&thread, "x", true, thread_main, &asked))                                   \
