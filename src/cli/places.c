@@ -59,9 +59,14 @@ int sp_place_daemon(char ret_path[PATH_MAX]) {
 
 /* --- Sockets ---------------------------------------------------------------------------------------- */
 
+/* Our own or root's: su(1) and sudo(8) may leave the variable as it was for another user, who could put
+ * anything there. */
 static const char *runtime_directory(void) {
     const char *directory = getenv("XDG_RUNTIME_DIR");
-    return directory && directory[0] == '/' ? directory : NULL;
+    struct stat st;
+    bool good = directory && directory[0] == '/' && !stat(directory, &st) &&
+                (st.st_uid == 0 || st.st_uid == geteuid());
+    return good ? directory : NULL;
 }
 
 /* Too long a path cannot be a socket's: passed over. */

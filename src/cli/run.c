@@ -138,8 +138,10 @@ static int take_option(struct run_options *o, int option, const char *value) {
 
 static int try_connect(const char *path) {
     int fd, r = sp_socket_connect(path, &fd);
-    if (!r)
-        (void)sp_close(fd);
+    if (r)
+        return r;
+    r = sp_socket_trusted(fd);
+    (void)sp_close(fd);
     return r;
 }
 

@@ -50,6 +50,7 @@ struct remote {
     int uffd_device;   /* from the daemon, -1: none */
     uint32_t sequence; /* of the request sent last */
     bool paused;       /* as last told */
+    uid_t uid;         /* ours when it was opened, by which the daemon chose the domain */
     bool holds;        /* this session got at least one reference */
     void *token;       /* mapping of the current epoch's token; NULL: no session */
     uint64_t epoch;
@@ -220,6 +221,10 @@ static int send_parts(struct remote *r, const struct iovec *parts, size_t n, int
 static int call(struct remote *r, enum sp_wire_type type, size_t bytes, int fd, enum sp_wire_type reply) {
     if (r->fd < 0)
         return -ENOTCONN;
+    /* A program that is somebody else by now leaves the domain and, with the segments, all that it could read
+     * there (I4). */
+    if (geteuid() != r->uid)
+        return broken(r);
     uint32_t sequence = sequence_next(r);
     sp_wire_header_init((struct sp_wire_header *)r->request, type, bytes, sequence);
     struct iovec part = {.iov_base = r->request, .iov_len = bytes};
@@ -246,11 +251,15 @@ static int join(struct remote *r, struct sp_welcome *ret_welcome) {
         r->fd = -1;
         return e;
     }
+    e = sp_socket_trusted(r->fd);
+    if (e)
+        return e;
     e = sp_token_new(&token_fd, &r->token);
     if (e) {
         r->token = NULL;
         return e;
     }
+    r->uid = geteuid();
     r->epoch = 1;
     e = hello(r, token_fd);
     (void)sp_close(token_fd);

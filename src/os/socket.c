@@ -13,6 +13,7 @@
 #include <limits.h>
 #include <poll.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -77,6 +78,35 @@ static int remove_stale(const struct sockaddr_un *a) {
     return (int)sp_syscall(SYS_unlinkat, AT_FDCWD, a->sun_path, 0);
 }
 
+#define LOCK_TRIES   200
+#define LOCK_WAIT_NS 10000000
+
+/*
+ * Between bind and listen a socket looks as stale as one whose daemon was killed, and a file found stale may
+ * be somebody's new one when it is removed: so those who begin in the same directory do it one after the
+ * other. Returns a descriptor that holds the lock, or -1: no such right, or somebody keeps it (anybody who
+ * may read the directory can). Then it goes on without: a daemon that does not start would be worse.
+ */
+static int directory_lock(const struct sockaddr_un *a) {
+    struct sockaddr_un directory = *a;
+    char *slash = strrchr(directory.sun_path, '/');
+    if (slash)
+        slash[slash == directory.sun_path] = '\0';
+    else
+        strcpy(directory.sun_path, ".");
+    int fd = (int)sp_syscall(SYS_openat, AT_FDCWD, directory.sun_path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (fd < 0)
+        return -1;
+    for (int i = 0; i < LOCK_TRIES; i++) {
+        struct timespec wait = {.tv_nsec = LOCK_WAIT_NS};
+        if (sp_syscall(SYS_flock, fd, LOCK_EX | LOCK_NB) == 0)
+            return fd;
+        (void)sp_syscall(SYS_nanosleep, &wait, NULL);
+    }
+    sp_close(fd);
+    return -1;
+}
+
 static int bind_and_listen(int fd, const struct sockaddr_un *a, bool everybody) {
     /* The socket file gets the mode of the socket's inode less the umask (unix(7), net/unix/af_unix.c), so
      * there is no moment at which it is more open than asked. */
@@ -107,7 +137,10 @@ int sp_socket_listen(const char *path, bool everybody, int *ret_fd) {
     int fd = socket_new(SOCK_NONBLOCK);
     if (fd < 0)
         return fd;
+    int lock = directory_lock(&a);
     r = bind_and_listen(fd, &a, everybody);
+    if (lock >= 0)
+        sp_close(lock);
     if (r < 0) {
         sp_close(fd);
         return r;
@@ -154,6 +187,16 @@ int sp_socket_peer(int fd, pid_t *ret_pid, uid_t *ret_uid, gid_t *ret_gid) {
     *ret_uid = peer.uid;
     *ret_gid = peer.gid;
     return 0;
+}
+
+int sp_socket_trusted(int fd) {
+    pid_t pid;
+    uid_t uid = (uid_t)-1;
+    gid_t gid;
+    int r = sp_socket_peer(fd, &pid, &uid, &gid);
+    if (r < 0)
+        return r;
+    return uid == 0 || uid == (uid_t)sp_syscall(SYS_geteuid) ? 0 : -EACCES;
 }
 
 static void control_fill(struct msghdr *m, union control *c, const int *fds, size_t n_fds) {
@@ -223,11 +266,12 @@ static ssize_t receive_now(int fd, void *buffer, size_t bytes, int *ret_fds, siz
     do
         r = sp_syscall(SYS_recvmsg, fd, &m, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
     while (r == -EINTR);
-    if (ret_n_fds)
-        *ret_n_fds = 0;
     /* A peer that ended without reading all that we sent. Nothing was received: `c` holds nothing. */
-    if (r == -ECONNRESET)
+    if (r == -ECONNRESET) {
+        if (ret_n_fds)
+            *ret_n_fds = 0;
         return 0;
+    }
     if (r < 0)
         return r;
     int fds[SP_SOCKET_FDS];

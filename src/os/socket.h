@@ -17,7 +17,8 @@
 #define SP_SOCKET_MESSAGE_MAX ((size_t)136 * 1024)
 
 /* Listens at `path` (mode 0666 when `everybody`, else 0600; at most 107 bytes: -ENAMETOOLONG). A stale socket
- * file nobody listens on is replaced; -EADDRINUSE when somebody does. */
+ * file nobody listens on is replaced; -EADDRINUSE when somebody does. Of several that begin at the same time
+ * one succeeds. */
 SP_WARN_UNUSED int sp_socket_listen(const char *path, bool everybody, int *ret_fd);
 /* -EAGAIN when nobody waits. The new socket is non-blocking. */
 SP_WARN_UNUSED int sp_socket_accept(int fd, int *ret_fd);
@@ -26,6 +27,9 @@ SP_WARN_UNUSED int sp_socket_accept(int fd, int *ret_fd);
 SP_WARN_UNUSED int sp_socket_connect(const char *path, int *ret_fd);
 /* The peer's credentials at connect time. */
 SP_WARN_UNUSED int sp_socket_peer(int fd, pid_t *ret_pid, uid_t *ret_uid, gid_t *ret_gid);
+/* Whether a daemon that we are connected to may be believed: what it hands out is mapped as our memory, and it
+ * may change it later. 0: it was started by root or by our own user; -EACCES: by somebody else. */
+SP_WARN_UNUSED int sp_socket_trusted(int fd);
 /* Sends one message. -EAGAIN (non-blocking and full, or MSG_DONTWAIT asked by `wait` == false),
  * -EPIPE/-ECONNRESET: peer gone; -EFAULT: a buffer is not readable. */
 SP_WARN_UNUSED int sp_socket_send(int fd, const struct iovec *parts, size_t n, const int *fds, size_t n_fds,

@@ -1,0 +1,177 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Who is believed: tokens that could hold the daemon up, daemons of other users, clients that become somebody
+ * else, daemons that begin at the same time.
+ */
+#include "helper.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "os/socket.h"
+#include "os/store.h"
+
+#define NOBODY 65534
+
+static struct daemon d;
+
+static int setup(void **state) {
+    daemon_start(&d, NULL);
+    return 0;
+}
+
+static int teardown(void **state) {
+    daemon_stop(&d);
+    return 0;
+}
+
+/* Runs in a child, so that it may change its user; the status is the body's. */
+static int in_child(int (*body)(void)) {
+    pid_t pid = fork();
+    assert_true(pid >= 0);
+    if (!pid) {
+        alarm(60);
+        _exit(body());
+    }
+    int status;
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    assert_true(WIFEXITED(status));
+    return WEXITSTATUS(status);
+}
+
+/* A memfd of which `bytes` are there, mapped shared. */
+static int memfd_mapped(off_t bytes, int flags) {
+    int fd = memfd_create("token", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+    assert_true(fd >= 0);
+    assert_int_equal(fallocate(fd, flags, 0, bytes), 0);
+    assert_ptr_not_equal(mmap(NULL, 4096, PROT_NONE, MAP_SHARED, fd, 0), MAP_FAILED);
+    return fd;
+}
+
+/* A page of it could be pinned, and sealing it would keep the daemon waiting, again and again. */
+static void test_token_with_pages(void **state) {
+    int bad[] = {memfd_mapped(4096, 0), memfd_mapped(4096, FALLOC_FL_KEEP_SIZE)};
+    for (size_t i = 0; i < 2; i++) {
+        struct sp_wire_hello m = {.state = 0};
+        sp_wire_header_init(&m.header, SP_WIRE_HELLO, sizeof m, 2);
+        int fd = raw_connect(&d);
+        assert_int_equal(raw_send(fd, &m, sizeof m, bad[i]), 0);
+        assert_int_equal(raw_refused(fd), -EINVAL);
+        close(bad[i]);
+    }
+}
+
+/* Nothing can be added to a token once it was accepted. */
+static void test_token_stays_empty(void **state) {
+    int fd;
+    void *mapping;
+    assert_int_equal(sp_token_new(&fd, &mapping), 0);
+    assert_int_equal(sp_token_check(fd), 0);
+    assert_int_equal(ftruncate(fd, 4096), -1);
+    assert_int_equal(fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, 4096), -1);
+    assert_int_equal(write(fd, "x", 1), -1);
+    assert_int_equal(sp_token_drop(mapping), 0);
+    assert_int_equal(sp_token_check(fd), -ESRCH);
+    close(fd);
+}
+
+/* A daemon that somebody else listens as; ours to connect to. */
+static int body_others_daemon(void) {
+    char path[64];
+    int fd;
+    struct sp_link *l;
+    struct sp_welcome w;
+    snprintf(path, sizeof path, "/tmp/samepage-test-trust-%d", (int)getpid());
+    if (seteuid(NOBODY) || sp_socket_listen(path, true, &fd) || seteuid(0))
+        return 1;
+    if (sp_remote_link_new(path, &l))
+        return 2;
+    int r = l->ops->open(l, &w);
+    unlink(path);
+    return r == -EACCES ? 0 : 3;
+}
+
+static void test_others_daemon(void **state) {
+    if (geteuid())
+        skip();
+    assert_int_equal(in_child(body_others_daemon), 0);
+}
+
+static int body_other_user(void) {
+    struct sp_welcome w, other;
+    struct sp_query q = {.page = {1}, .fp = {1}};
+    struct sp_answer a;
+    int segment;
+    struct sp_link *l = link_open(d.socket, &w);
+    if (l->ops->ask(l, &q, 1, &a))
+        return 1;
+    if (chmod(d.directory, 0755) || setresuid(NOBODY, NOBODY, NOBODY))
+        return 2;
+    if (l->ops->ask(l, &q, 1, &a) != -ENOTCONN || l->ops->segment(l, 0, &segment) != -ENOTCONN)
+        return 3;
+    l->ops->close(l);
+    /* The daemon serves everybody: it is in its own domain from now on. */
+    if (l->ops->open(l, &other))
+        return 4;
+    return memcmp(&w.key, &other.key, sizeof w.key) ? 0 : 5;
+}
+
+/* I4 */
+static void test_becoming_another_user(void **state) {
+    if (geteuid())
+        skip();
+    assert_int_equal(in_child(body_other_user), 0);
+}
+
+static char begun_path[64];
+
+static int body_second_daemon(void) {
+    int fd, r = sp_socket_listen(begun_path, false, &fd);
+    return r == -EADDRINUSE ? 0 : 1;
+}
+
+/* One that has bound its socket, and does not listen yet, is not taken for one that was killed. */
+static void test_two_begin(void **state) {
+    struct sockaddr_un a = {.sun_family = AF_UNIX};
+    char directory[] = "/tmp/samepage-test-trust-XXXXXX";
+    assert_non_null(mkdtemp(directory));
+    snprintf(begun_path, sizeof begun_path, "%s/s", directory);
+    strcpy(a.sun_path, begun_path);
+    int lock = open(directory, O_RDONLY | O_DIRECTORY), s = socket(AF_UNIX, SOCK_SEQPACKET, 0);
+    assert_int_equal(flock(lock, LOCK_EX), 0);
+    assert_int_equal(bind(s, (struct sockaddr *)&a, sizeof a), 0);
+    pid_t pid = fork();
+    if (!pid)
+        _exit(body_second_daemon());
+    usleep(50000);
+    assert_int_equal(listen(s, 5), 0);
+    flock(lock, LOCK_UN);
+    close(lock);
+    int status;
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    assert_int_equal(status, 0);
+    close(s);
+    unlink(begun_path);
+    rmdir(directory);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(test_token_with_pages, setup, teardown),
+        cmocka_unit_test(test_token_stays_empty),
+        cmocka_unit_test(test_others_daemon),
+        cmocka_unit_test_setup_teardown(test_becoming_another_user, setup, teardown),
+        cmocka_unit_test(test_two_begin),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
