@@ -76,6 +76,14 @@ uint64_t host_raise_descriptors(void) {
     return setrlimit(RLIMIT_NOFILE, &raised) ? limit.rlim_cur : raised.rlim_cur;
 }
 
+void host_raise_file_size(void) {
+    struct rlimit limit;
+    if (getrlimit(RLIMIT_FSIZE, &limit))
+        return;
+    limit.rlim_cur = limit.rlim_max;
+    (void)setrlimit(RLIMIT_FSIZE, &limit);
+}
+
 int host_signals(int *ret_fd) {
     sigset_t set;
     sigemptyset(&set);
@@ -83,6 +91,8 @@ int host_signals(int *ret_fd) {
     sigaddset(&set, SIGINT);
     signal(SIGHUP, SIG_IGN);
     signal(SIGPIPE, SIG_IGN);
+    signal(SIGXFSZ, SIG_IGN);
+    signal(SIGIO, SIG_IGN);
     if (sigprocmask(SIG_BLOCK, &set, NULL))
         return -errno;
     int r = result(signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK));

@@ -26,7 +26,10 @@ SP_WARN_UNUSED int host_poll_run(int poll_fd, uint64_t timeout_ns);
 
 /* Raises the limit on open descriptors as far as it goes; returns it. */
 uint64_t host_raise_descriptors(void);
-/* SIGTERM and SIGINT readable from a descriptor, SIGHUP and SIGPIPE ignored. */
+/* Raises the limit on the size of files as far as it goes: segments are files. */
+void host_raise_file_size(void);
+/* SIGTERM and SIGINT readable from a descriptor; ignored: SIGHUP, SIGPIPE, SIGXFSZ (beyond a limit a write
+ * fails), SIGIO (somebody opens what host_file_unused looks at). */
 SP_WARN_UNUSED int host_signals(int *ret_fd);
 /* pidfd_open(2): readable once the process has ended. -ESRCH: no such process. */
 SP_WARN_UNUSED int host_process(pid_t pid, int *ret_fd);

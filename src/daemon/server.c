@@ -27,6 +27,7 @@ struct server {
     struct source listener, signals, owner; /* fd -1: none */
     struct host_file socket_file;
     uint64_t listen_again_ns; /* UINT64_MAX: listening */
+    uint64_t unused_ns;       /* since when nobody has options->alive; UINT64_MAX: somebody has */
     bool owner_ended;
     bool end;
     const char *end_reason;
@@ -99,15 +100,28 @@ static void owner_ready(struct source *s, uint32_t events) {
     host_poll_remove(server->sessions.poll_fd, s);
 }
 
+/* A process that is becoming another program has the file mapped no more, and not yet again. */
+#define UNUSED_NS (1000 * NS_PER_MS)
+
+/* Whether no process is left that could still connect. Where the kernel cannot tell (a file system without
+ * leases) those that are left do without us: otherwise we would never end. */
+static bool unused(struct server *v, uint64_t now_ns) {
+    int r = host_file_unused(v->options->alive);
+    if (r == 0 || (r < 0 && r != -ENOENT && r != -EINVAL && r != -EOPNOTSUPP))
+        v->unused_ns = UINT64_MAX;
+    else if (v->unused_ns == UINT64_MAX)
+        v->unused_ns = now_ns;
+    return v->unused_ns != UINT64_MAX && now_ns - v->unused_ns >= UNUSED_NS;
+}
+
 /* Private mode: the owner has ended, nobody is connected, no family holds on, and no process is left that
  * could still connect. */
-static bool nobody_needs_us(const struct server *v) {
-    if (!v->options->owner_pid || !v->owner_ended || v->sessions.n || service_waiting(&v->service))
+static bool nobody_needs_us(struct server *v, uint64_t now_ns) {
+    if (!v->options->owner_pid || !v->owner_ended || v->sessions.n || service_waiting(&v->service)) {
+        v->unused_ns = UINT64_MAX;
         return false;
-    if (!v->options->alive)
-        return true;
-    int r = host_file_unused(v->options->alive);
-    return r == 1 || r == -ENOENT;
+    }
+    return !v->options->alive || unused(v, now_ns);
 }
 
 static void send_hints(struct service *s) {
@@ -142,7 +156,7 @@ static uint64_t work(struct server *v) {
     }
     send_hints(&v->service);
     sessions_collect(&v->sessions);
-    if (!v->end && nobody_needs_us(v)) {
+    if (!v->end && nobody_needs_us(v, now_ns)) {
         v->end = true;
         v->end_reason = "nobody needs it any more";
     }
@@ -209,6 +223,7 @@ static int say_ready(const struct options *o) {
 
 static int start(struct server *v) {
     uint64_t descriptors = host_raise_descriptors();
+    host_raise_file_size();
     v->sessions.n_max = descriptors / 2;
     v->sessions.buffer = malloc(SP_SOCKET_MESSAGE_MAX);
     if (!v->sessions.buffer)
@@ -279,7 +294,8 @@ int server_run(const struct options *o) {
         .listener = {.fd = -1, .ready = listener_ready},
         .signals = {.fd = -1, .ready = signals_ready},
         .owner = {.fd = -1, .ready = owner_ready},
-        .listen_again_ns = UINT64_MAX};
+        .listen_again_ns = UINT64_MAX,
+        .unused_ns = UINT64_MAX};
     server = &v;
     service_init(&v.service, &o->settings);
     int status = start(&v) ? 1 : loop(&v);
