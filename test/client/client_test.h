@@ -15,6 +15,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -40,6 +41,15 @@ static inline void pages_free(char *p, size_t n) {
         perror("munmap");
         exit(99);
     }
+}
+
+/* The sanitizers turn mlock into nothing. */
+static inline bool lock_pages(char *p, size_t n) {
+    return !syscall(SYS_mlock, p, n * PAGE);
+}
+
+static inline bool unlock_pages(char *p, size_t n) {
+    return !syscall(SYS_munlock, p, n * PAGE);
 }
 
 /* Page i of content `seed`: no two pages alike, no page of zeros. */

@@ -258,7 +258,7 @@ static void ineligible_memory_is_refused_with_the_reason(void **state) {
     refuse(d, p, 4, "executable");
     pages_free(p, 4);
     p = map_kind(both, own, -1);
-    assert_int_equal(mlock(p, 4 * PAGE), 0);
+    assert_true(lock_pages(p, 4));
     refuse(d, p, 4, "locked");
     pages_free(p, 4);
     refuse(d, p, 4, "nothing is mapped");

@@ -168,11 +168,11 @@ static void discard_of_memory_never_merged(void **state) {
     assert_int_equal(samepage_discard(NULL, p + 4 * PAGE, 2 * PAGE), 0);
     assert_true(pages_are_zero(p, 6));
     assert_true(page_is(p + 6 * PAGE, 1, 6));
-    assert_int_equal(mlock(p + 6 * PAGE, PAGE), 0);
+    assert_true(lock_pages(p + 6 * PAGE, 1));
     assert_int_equal(samepage_discard(d, p + 6 * PAGE, PAGE), -EINVAL);
     assert_int_equal(munmap(p + 2 * PAGE, PAGE), 0);
     pages_fill(p, 2, 1);
-    assert_int_equal(munlock(p + 6 * PAGE, PAGE), 0);
+    assert_true(unlock_pages(p + 6 * PAGE, 1));
     assert_int_equal(samepage_discard(d, p, 8 * PAGE), -ENOMEM);
     assert_true(pages_are_zero(p, 2) && pages_are_zero(p + 3 * PAGE, 5)); /* the rest was */
     assert_int_equal(samepage_domain_close(d, 0), 0);
