@@ -279,11 +279,14 @@ static void retire(struct sp_engine *e, uint64_t start, uint64_t end) {
     for (size_t i = sp_regions_find(&e->regions, start); i < e->regions.n && e->regions.items[i].start < end;
          i++) {
         const struct sp_region *r = &e->regions.items[i];
-        if (r->armed && retired_reserve(e))
-            e->retired[e->n_retired++] = (struct sp_range){
-                r->start > start ? r->start : start,
-                r->end < end ? r->end : end,
-            };
+        if (!r->armed || !retired_reserve(e))
+            continue;
+        e->retired[e->n_retired] = (struct sp_range){
+            r->start > start ? r->start : start,
+            r->end < end ? r->end : end,
+        };
+        /* The worker looks at the number without the lock, to see whether there is anything to do. */
+        __atomic_store_n(&e->n_retired, e->n_retired + 1, __ATOMIC_RELAXED);
     }
 }
 

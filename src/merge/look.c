@@ -39,7 +39,7 @@ static void disarm_retired(struct sp_worker *w) {
     for (size_t i = 0; i < e->n_retired && w->uffd >= 0; i++)
         if (sp_uffd_unregister(w->uffd, e->retired[i].start, e->retired[i].end - e->retired[i].start))
             continue; /* unmapped meanwhile */
-    e->n_retired = 0;
+    __atomic_store_n(&e->n_retired, 0, __ATOMIC_RELAXED);
 }
 
 void sp_look_disarm(struct sp_worker *w) {
