@@ -337,6 +337,7 @@ int sp_engine_protection_locked(struct sp_engine *e, uint64_t start, uint64_t en
     for (size_t i = sp_regions_find(&e->regions, start); i < e->regions.n && e->regions.items[i].start < end;
          i++)
         e->regions.items[i].prot = prot;
+    sp_regions_join(&e->regions, start, end);
     SP_WINDOWS_EACH(&e->windows, start, end, win) {
         if (sp_bits_any(&win->fresh))
             sp_engine_queue(e, win);
@@ -357,6 +358,7 @@ void sp_engine_attributes_locked(struct sp_engine *e, uint64_t start, uint64_t e
         struct sp_region *r = &e->regions.items[i];
         r->attributes = (r->attributes & ~clear) | set;
     }
+    sp_regions_join(&e->regions, start, end);
 }
 
 bool sp_engine_overlaps(const struct sp_engine *e, uint64_t start, uint64_t end) {

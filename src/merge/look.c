@@ -54,6 +54,7 @@ void sp_look_disarm(struct sp_worker *w) {
 
 void sp_look_arm(struct sp_worker *w) {
     struct sp_engine *e = w->engine;
+    bool any = false;
     sp_worker_lock(w);
     disarm_retired(w);
     for (size_t i = 0; i < e->regions.n;) {
@@ -74,9 +75,11 @@ void sp_look_arm(struct sp_worker *w) {
         if (arm.error)
             e->counters.v[SP_COUNTER_errors]++;
         else
-            r->armed = true;
+            r->armed = any = true;
         i++;
     }
+    if (any)
+        sp_regions_join(&e->regions, 0, UINT64_MAX);
     sp_engine_unlock(e);
 }
 

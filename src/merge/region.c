@@ -95,6 +95,20 @@ int sp_regions_cut(struct sp_regions *r, uint64_t address) {
     return 0;
 }
 
+void sp_regions_join(struct sp_regions *r, uint64_t start, uint64_t end) {
+    size_t i = sp_regions_find(r, start), to, from;
+    if (i > 0)
+        i--;
+    for (to = i, from = i + 1; from < r->n && r->items[from].start <= end; from++) {
+        if (regions_joinable(&r->items[to], &r->items[from]))
+            r->items[to].end = r->items[from].end;
+        else
+            r->items[++to] = r->items[from];
+    }
+    if (from > to + 1 && to < r->n)
+        regions_erase(r, to + 1, from);
+}
+
 int sp_regions_remove(struct sp_regions *r, uint64_t start, uint64_t end) {
     size_t i = sp_regions_find(r, start);
     int result = 0;

@@ -34,6 +34,8 @@ SP_WARN_UNUSED int sp_regions_add(struct sp_regions *r, const struct sp_region *
 SP_WARN_UNUSED int sp_regions_remove(struct sp_regions *r, uint64_t start, uint64_t end);
 /* Cuts so that no region crosses `address`. -ENOMEM. */
 SP_WARN_UNUSED int sp_regions_cut(struct sp_regions *r, uint64_t address);
+/* Joins equal neighbours in and around the range: what was cut to be changed, and is the same again. */
+void sp_regions_join(struct sp_regions *r, uint64_t start, uint64_t end);
 /* Index of the first region that ends after `address`; r->n when there is none. */
 size_t sp_regions_find(const struct sp_regions *r, uint64_t address);
 bool sp_regions_overlap(const struct sp_regions *r, uint64_t start, uint64_t end);

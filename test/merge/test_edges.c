@@ -9,9 +9,8 @@
 #include <sys/resource.h>
 
 #include "merge/batch.h"
-#include "merge/region.h"
+#include "merge/state.h"
 #include "os/fault.h"
-#include "os/memory.h"
 
 #define RUN_PAGES 8
 
@@ -193,6 +192,41 @@ static void test_limit_within_run(void **state) {
     assert_true(merged);
 }
 
+/* ---- protection page by page ---- */
+
+/* What is the same again is one region again: a collector that protects each page in turn would otherwise
+ * leave as many regions as there are pages, and each of its calls would move all of them. */
+static void test_regions_join_again(void **state) {
+    struct engine_rig r;
+    rig_init(&r, NULL);
+    uint8_t *p = memory_new(16 * MIB);
+    uint64_t start = (uintptr_t)p, end = start + 16 * MIB;
+    r.engine->settings.v[SP_SETTING_worker_start_kbytes] = UINT64_MAX / 1024;
+    sp_engine_lock(r.engine);
+    must(sp_engine_add_locked(r.engine, start, end, false, NULL), "add");
+    for (uint64_t at = start; at < end; at += PAGE) {
+        must(sp_engine_protection_locked(r.engine, at, at + PAGE, PROT_READ), "read-only");
+        assert_in_range(r.engine->regions.n, 1, 2);
+    }
+    for (uint64_t at = start; at < end; at += 2 * PAGE)
+        must(sp_engine_protection_locked(r.engine, at, at + PAGE, PROT_READ | PROT_WRITE), "writable");
+    assert_int_equal(r.engine->regions.n, 16 * MIB / PAGE);
+    assert_int_equal(r.engine->regions.bytes, 16 * MIB);
+    must(sp_engine_protection_locked(r.engine, start, end, PROT_READ | PROT_WRITE), "writable");
+    assert_int_equal(r.engine->regions.n, 1);
+    for (uint64_t at = start; at < end; at += 2 * PAGE)
+        sp_engine_attributes_locked(r.engine, at, at + PAGE, SP_ATTR_DONTFORK, 0);
+    assert_int_equal(r.engine->regions.n, 16 * MIB / PAGE);
+    sp_engine_attributes_locked(r.engine, start, end, 0, SP_ATTR_DONTFORK);
+    assert_int_equal(r.engine->regions.n, 1);
+    assert_int_equal(r.engine->regions.items[0].start, start);
+    assert_int_equal(r.engine->regions.items[0].end, end);
+    assert_int_equal(r.engine->regions.bytes, 16 * MIB);
+    sp_engine_unlock(r.engine);
+    sp_engine_free(r.engine);
+    memory_free(p, 16 * MIB);
+}
+
 int main(void) {
     require_uffd();
     watchdog(100);
@@ -200,6 +234,7 @@ int main(void) {
         cmocka_unit_test(test_clone_before_remap),
         cmocka_unit_test(test_clone_of_clone),
         cmocka_unit_test(test_limit_within_run),
+        cmocka_unit_test(test_regions_join_again),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
