@@ -248,6 +248,10 @@ long call_mremap(uint64_t old, uint64_t old_bytes, uint64_t new_bytes, int flags
         .flags = flags,
         .raw = {SYS_mremap, {(long)old, (long)old_bytes, (long)new_bytes, flags, (long)target}},
     };
+    /* Without an old length shared memory is mapped a second time (mremap(2)): the target is all that
+     * changes. */
+    if (!m.old_bytes && (flags & MREMAP_FIXED) && is_aligned(target) && target + m.new_bytes > target)
+        return shim_replace(target, target + m.new_bytes, &m.raw);
     if (!shim.engine || is_refused(&m))
         return call_make(&m.raw);
     bool fixed = flags & MREMAP_FIXED;

@@ -48,9 +48,10 @@ static bool may_start_worker(void) {
     return sp_syscall(SYS_getpid) == shim.pid;
 }
 
+/* When it fails some of the range may be registered: all of it stays wanted, so that calls on it take the
+ * lock (H1) and mappings of the store in it are remembered (H5). */
 static void register_locked(uint64_t start, uint64_t end) {
-    if (sp_engine_add_locked(shim.engine, start, end, false, NULL) < 0)
-        ranges_cut(&shim.wanted, start, end);
+    (void)!sp_engine_add_locked(shim.engine, start, end, false, NULL);
 }
 
 /*
