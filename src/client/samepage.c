@@ -341,8 +341,8 @@ static bool restore_piece(void *ctx, uint64_t start, uint64_t end, bool store) {
         uint8_t *memory = (uint8_t *)(uintptr_t)at;
         memcpy(r->copy, memory, next - at);
         r->error = sp_engine_discard_locked(r->engine, at, next);
-        if (!r->error)
-            copy_back(memory, r->copy, next - at);
+        /* After a failure too: some of it may have been discarded, and the rest is given what it has. */
+        copy_back(memory, r->copy, next - at);
     }
     return !r->error;
 }
