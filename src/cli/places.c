@@ -3,10 +3,12 @@
 #include "cli/places.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <glob.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -137,6 +139,8 @@ int sp_sockets_all(struct sp_sockets *ret_sockets) {
         r = add_private(&s, ROOT_DIRECTORY);
     if (!r)
         r = add_private(&s, "/tmp");
+    if (!r)
+        r = add_private(&s, "/dev/shm");
     if (r)
         sp_sockets_deinit(&s);
     else
@@ -178,11 +182,43 @@ static int directory_in(const char *base, char ret_path[SP_SOCKET_PATH_BYTES]) {
     return 0;
 }
 
+/* Whether the kernel tells, by a lease, that somebody maps a file there (fcntl(2)): overlayfs, which
+ * containers have for a root, takes a mapped file for unused, others know no leases. */
+static bool tells_of_mappings(const char *directory) {
+    int fd = open(directory, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600), again = -1;
+    if (fd < 0)
+        return false;
+    char path[32];
+    snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
+    void *mapping = mmap(NULL, SP_PAGE_SIZE, PROT_NONE, MAP_SHARED, fd, 0);
+    if (mapping != MAP_FAILED)
+        again = open(path, O_RDONLY | O_CLOEXEC);
+    close(fd);
+    bool tells = again >= 0 && fcntl(again, F_SETLEASE, F_WRLCK) < 0 && errno == EAGAIN;
+    if (again >= 0)
+        close(again);
+    if (mapping != MAP_FAILED)
+        munmap(mapping, SP_PAGE_SIZE);
+    return tells;
+}
+
 int sp_private_directory(char ret_path[SP_SOCKET_PATH_BYTES]) {
-    if (runtime_directory() && !directory_in(runtime_directory(), ret_path))
-        return 0;
-    if (!geteuid() && (!mkdir(ROOT_DIRECTORY, 0711) || errno == EEXIST) &&
-        !directory_in(ROOT_DIRECTORY, ret_path))
-        return 0;
-    return directory_in("/tmp", ret_path);
+    const char *bases[4];
+    size_t n = 0;
+    int r = -ENOENT;
+    if (runtime_directory())
+        bases[n++] = runtime_directory();
+    if (!geteuid() && (!mkdir(ROOT_DIRECTORY, 0711) || errno == EEXIST))
+        bases[n++] = ROOT_DIRECTORY;
+    bases[n++] = "/tmp";
+    bases[n++] = "/dev/shm";
+    for (size_t i = 0; i < n; i++)
+        if (tells_of_mappings(bases[i]) && !directory_in(bases[i], ret_path))
+            return 0;
+    for (size_t i = 0; i < n; i++) {
+        r = directory_in(bases[i], ret_path);
+        if (!r)
+            return 0;
+    }
+    return r;
 }

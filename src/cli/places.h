@@ -39,7 +39,8 @@ void sp_sockets_deinit(struct sp_sockets *s);
 const char *sp_socket_why(int error);
 
 /* A new empty directory for a private daemon, for this user alone (0700), whose path is short enough for a
- * socket in it. Tried: $XDG_RUNTIME_DIR, for root /run/samepage-run, /tmp. A negative errno of the last try.
+ * socket in it. Tried: $XDG_RUNTIME_DIR, for root /run/samepage-run, /tmp, /dev/shm; first where a mapped file can
+ * be told from one that nobody uses. A negative errno of the last try.
  */
 SP_WARN_UNUSED int sp_private_directory(char ret_path[SP_SOCKET_PATH_BYTES]);
 

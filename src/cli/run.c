@@ -47,7 +47,7 @@ const struct sp_command sp_command_run = {
     .notes =
         "The daemon: --socket, else SAMEPAGE_SOCKET, else one that listens at\n"
         "$XDG_RUNTIME_DIR/samepage/socket or /run/samepage/socket, else a private one is started, which\n"
-        "ends with the last of the processes.\n\n"
+        "ends with the last of the processes. Settings are for a private one: any other has its own.\n\n"
         "The command gets LD_PRELOAD, SAMEPAGE_SOCKET, and where they apply SAMEPAGE_ALIVE, SAMEPAGE_SET "
         "and\n"
         "SAMEPAGE_VERBOSE in its environment.\n\n"
@@ -58,6 +58,7 @@ const struct sp_command sp_command_run = {
 
 struct run_options {
     bool summary, verbose;
+    bool set_here; /* --set was given */
     const char *socket;
     char *set; /* "KEY=VALUE,...": SAMEPAGE_SET and then each --set; NULL: none */
 };
@@ -128,6 +129,7 @@ static int take_option(struct run_options *o, int option, const char *value) {
         o->socket = value;
         return 0;
     case OPTION_SET:
+        o->set_here = true;
         return add_settings(&o->set, "--set", value);
     default:
         return 0;
@@ -268,6 +270,9 @@ static int prepare_daemon(const struct run_options *o, struct daemon_choice *c, 
     job->socket = c->socket;
     if (o->verbose)
         sp_complain(&sp_command_run, "%s daemon at %s", c->private_started ? "private" : "using the",
+                    c->socket);
+    if (o->set_here && !c->private_started)
+        sp_complain(&sp_command_run, "--set: the daemon at %s has settings of its own, which replace these",
                     c->socket);
     warn_kind(job);
     return set_environment(o, c);

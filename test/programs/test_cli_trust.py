@@ -1,17 +1,18 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: MIT
-"""Whom `samepage run` believes, and limits on the size of files that programs are started with."""
+"""Whom `samepage run` believes, and the surroundings it is started in: settings, file systems, limits."""
 
 import os
 import resource
 import socket
+import subprocess
 import sys
 import unittest
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
 import tap  # noqa: E402
-from cli_helper import NOBODY, Case  # noqa: E402
+from cli_helper import NOBODY, SAMEPAGE, Case  # noqa: E402
 
 # Advises pages that are all the same and waits until they are merged.
 SHARER = """
@@ -60,6 +61,38 @@ class OtherUsers(Case):
         self.assertEqual(status, 0, err)
         self.assertNotIn(self.runtime, out + err)
         self.assertEqual(os.listdir(self.runtime), ["samepage"])
+
+
+class Settings(Case):
+    def test_set_with_a_daemon(self):
+        """A daemon that runs already has settings of its own: whoever sets something is told."""
+        socket_path = self.daemon()
+        status, out, err = self.samepage("run", "--socket", socket_path, "--set", "map_percent=50", "--", "echo", "hello")
+        self.assertEqual((status, out), (0, "hello\n"))
+        self.assertIn("settings of its own", err)
+        self.set(SAMEPAGE_SET="map_percent=50")
+        self.assertEqual(self.samepage("run", "--socket", socket_path, "--", "echo", "hello"), (0, "hello\n", ""))
+
+
+@unittest.skipIf(os.geteuid(), "needs root to mount")
+class Containers(Case):
+    def test_overlay(self):
+        """Where a mapped file looks unused the files of a private daemon are elsewhere."""
+        for name in ("upper", "work", "root"):
+            os.mkdir(f"{self.runtime}/{name}")
+        tmpfs, root = f"{self.runtime}/upper", f"{self.runtime}/root"
+        script = f"""
+            mount -t tmpfs none {tmpfs} && mkdir {tmpfs}/u {tmpfs}/w &&
+            mount -t overlay -o lowerdir={self.runtime}/work,upperdir={tmpfs}/u,workdir={tmpfs}/w none {root} ||
+                exit 77
+            XDG_RUNTIME_DIR={root} exec {SAMEPAGE} run -- sh -c 'echo $SAMEPAGE_SOCKET'"""
+        p = subprocess.run(["unshare", "--mount", "sh", "-c", script], env=self.environment, text=True,
+                           capture_output=True, timeout=60)
+        if p.returncode == 77:
+            self.skipTest(p.stderr)
+        self.assertEqual((p.returncode, p.stderr), (0, ""))
+        self.assertTrue(p.stdout.startswith("/"), p.stdout)
+        self.assertNotIn(root, p.stdout)
 
 
 class FileSizes(Case):
