@@ -337,9 +337,11 @@ static void account_merged(struct sp_engine *e, struct sp_window *win, unsigned 
  * (MADV_POPULATE_WRITE changes no content; a write by hand could fault). A pinned page is not harmed by it.
  */
 static void own_again(struct sp_worker *w, const struct sp_window *win, unsigned slot) {
-    if (sp_pagemap_exclusive(w->pagemap, page_number(win->number, slot)) == 1 &&
-        sp_advise((uintptr_t)page_memory(win, slot), SP_PAGE_SIZE, MADV_POPULATE_WRITE))
+    if (sp_pagemap_exclusive(w->pagemap, page_number(win->number, slot)) != 1)
+        return;
+    if (sp_advise((uintptr_t)page_memory(win, slot), SP_PAGE_SIZE, MADV_POPULATE_WRITE))
         w->engine->counters.v[SP_COUNTER_errors]++;
+    w->pending++; /* worth another look soon */
 }
 
 static void account(struct sp_worker *w, struct sp_window *win, unsigned slot, sp_store_page store,
