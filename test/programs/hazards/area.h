@@ -39,7 +39,7 @@ size_t threads_count(void);
 size_t mappings_count(void);
 size_t descriptors_count(void);
 
-/* System calls that nothing stands in front of. */
+/* System calls that nothing stands in front of; a sixth argument is 0. */
 long raw_call(long number, long a, long b, long c, long d, long e);
 /* fork by the system call alone: nobody in this process hears of it. */
 int raw_clone(void);
@@ -53,6 +53,7 @@ _Noreturn void give_up(const char *why);
 void scene_dump(void);
 void scene_filter(void);
 void scene_holder(void);
+void scene_refused(void);
 void scene_closefrom(void);
 void scene_threads(void);
 void scene_scattered(void);

@@ -167,6 +167,12 @@ class Process(Case):
         self.daemon_start()
         self.assertEqual(self.play("holder"), {"threads_more": 0, "bad": 0, "munmap": 0, "fork": 0})
 
+    def test_refused_unmappings_keep_everything(self):
+        """I8: references go back only when what they were for has gone."""
+        self.daemon_start()
+        told = self.play("refused")
+        self.assertEqual(told, {"no_file": 1, "no_mapping_left": 64, "bad": 0})
+
     def test_descriptors_are_the_programs(self):
         """H9"""
         self.daemon_start()

@@ -16,6 +16,7 @@ static const struct scene {
     {"dump", scene_dump, NULL},             /* H8: dumps core with merged memory */
     {"filter", scene_filter, NULL},         /* H19: a filter that kills the worker, behind our back */
     {"holder", scene_holder, NULL},         /* H19: a thread of the program is killed within a call of ours */
+    {"refused", scene_refused, NULL},       /* I8: unmappings that fail */
     {"closefrom", scene_closefrom, NULL},   /* H9: closes every descriptor and uses their numbers again */
     {"threads", scene_threads, NULL},       /* H10: must have one thread until it advises memory */
     {"scattered", scene_scattered, NULL},   /* H4, H23: as many mappings as can be, and fork */

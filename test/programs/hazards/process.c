@@ -107,6 +107,33 @@ void scene_holder(void) {
     tell("fork", status);
 }
 
+/* Takes every mapping that the process may have: pages of one stretch, protected in turns. */
+static void mappings_spend(unsigned char *p, size_t pages) {
+    for (size_t i = 0; i < pages; i += 2)
+        if (raw_call(SYS_mprotect, (long)(p + i * PAGE), PAGE, PROT_READ, 0, 0))
+            return;
+    give_up("the limit of mappings is above what this scene expects");
+}
+
+/* Calls that would unmap merged memory and are refused: nothing has gone, and everything must stay. */
+void scene_refused(void) {
+    struct area a = area_new(16 * MIB, 1, true);
+    size_t bytes = a.pages * PAGE, spare = 300000;
+    area_advise(&a);
+    area_wait_merged(&a);
+    tell("no_file", mmap(a.p, bytes, PROT_READ, MAP_PRIVATE | MAP_FIXED, -1, 0) == MAP_FAILED);
+    unsigned char *p = (unsigned char *)raw_call(SYS_mmap, 0, (long)(spare * PAGE), PROT_NONE,
+                                                 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1);
+    mappings_spend(p, spare);
+    long refused = 0;
+    for (size_t i = 1; i < a.pages; i += 64)
+        refused += munmap(a.p + i * PAGE, PAGE) != 0;
+    raw_call(SYS_munmap, (long)p, (long)(spare * PAGE), 0, 0, 0);
+    tell("no_mapping_left", refused);
+    sleep(2); /* what was given back would be gone by now */
+    tell("bad", (long)area_bad(&a));
+}
+
 #define FILES 200
 
 void scene_closefrom(void) {
