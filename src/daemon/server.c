@@ -45,6 +45,16 @@ static bool uid_allowed(const struct options *o, uid_t uid) {
     return uid == (o->only_uid_set ? o->only_uid : geteuid());
 }
 
+/* No user but root may take all the sessions there can be. */
+static bool too_many_of(const struct server *v, uid_t uid) {
+    uint64_t max = v->sessions.n_max / 2, n = 0;
+    if (uid == 0 || !everybody(v->options) || v->sessions.n < max)
+        return false;
+    for (const struct session *s = v->sessions.first; s; s = s->next)
+        n += s->uid == uid;
+    return n >= max;
+}
+
 static void admit(struct server *v, int fd) {
     pid_t pid;
     uid_t uid;
@@ -54,7 +64,7 @@ static void admit(struct server *v, int fd) {
     if (!r && !uid_allowed(v->options, uid)) {
         r = -EACCES;
         reason = "this daemon does not serve that user";
-    } else if (!r && v->sessions.n >= v->sessions.n_max) {
+    } else if (!r && (v->sessions.n >= v->sessions.n_max || too_many_of(v, uid))) {
         r = -EUSERS;
         reason = "too many sessions";
     }
@@ -222,9 +232,7 @@ static int say_ready(const struct options *o) {
 }
 
 static int start(struct server *v) {
-    uint64_t descriptors = host_raise_descriptors();
     host_raise_file_size();
-    v->sessions.n_max = descriptors / 2;
     v->sessions.buffer = malloc(SP_SOCKET_MESSAGE_MAX);
     if (!v->sessions.buffer)
         return fail("start", -ENOMEM);
@@ -297,7 +305,9 @@ int server_run(const struct options *o) {
         .listen_again_ns = UINT64_MAX,
         .unused_ns = UINT64_MAX};
     server = &v;
-    service_init(&v.service, &o->settings);
+    uint64_t descriptors = host_raise_descriptors();
+    v.sessions.n_max = descriptors / 2;
+    service_init(&v.service, &o->settings, everybody(o) ? descriptors / 4 : descriptors / 2);
     int status = start(&v) ? 1 : loop(&v);
     stop(&v);
     return status;

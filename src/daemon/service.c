@@ -13,15 +13,28 @@
 #define SWEEP_BUCKETS 16384
 #define GUARD_NS      UINT64_C(1000000000)
 
+/* Of the machine's memory, for the index of one domain. Honest clients, all of whose pages are in it, stay
+ * far below, unless there is hardly any memory. */
+#define HEAP_SHARE     20
+#define HEAP_MIN_BYTES (UINT64_C(64) << 20)
+
+/* The index of a domain takes memory for whatever its clients ask about, whether they have such pages or not.
+ */
 static void *heap_get(void *ctx, size_t bytes) {
-    return calloc(1, bytes);
+    struct domain *d = ctx;
+    uint64_t max = d->service->heap_max_bytes;
+    void *memory = bytes <= max && d->heap_bytes <= max - bytes ? calloc(1, bytes) : NULL;
+    if (memory)
+        d->heap_bytes += bytes;
+    return memory;
 }
 
 static void heap_put(void *ctx, void *memory, size_t bytes) {
+    struct domain *d = ctx;
+    if (memory)
+        d->heap_bytes -= bytes;
     free(memory);
 }
-
-static const struct sp_alloc heap = {.get = heap_get, .put = heap_put};
 
 /* The index tells: memory can be given back. */
 static void on_punch(void *ctx, sp_store_page first, uint64_t n) {
@@ -62,6 +75,7 @@ static int domain_new(struct service *s, uid_t uid, struct domain **ret_domain) 
     if (!d)
         return -ENOMEM;
     *d = (struct domain){.service = s, .uid = uid};
+    struct sp_alloc heap = {.get = heap_get, .put = heap_put, .ctx = d};
     struct sp_domain_events events = {.punch = on_punch, .hint = on_hint, .ctx = d};
     int r = sp_random(random);
     if (!r)
@@ -87,6 +101,7 @@ static void member_free(struct member *m) {
         m->next->previous = m->previous;
     d->by_client[m->client] = NULL;
     store_writer_gone(&d->store, m->segment);
+    d->tokens -= m->family.n;
     family_deinit(&m->family);
     free(m->hints);
     free(m);
@@ -102,9 +117,14 @@ static void domain_free(struct domain *d) {
     free(d);
 }
 
-void service_init(struct service *s, const struct sp_settings *settings) {
+void service_init(struct service *s, const struct sp_settings *settings, uint64_t tokens_max) {
+    uint64_t available, total = 0;
     bool guard = settings->v[SP_SETTING_exposure_max_percent] != 0;
     *s = (struct service){.settings = *settings, .look_ns = UINT64_MAX, .guard_ns = guard ? 0 : UINT64_MAX};
+    s->tokens_max = tokens_max;
+    s->heap_max_bytes = !sp_proc_memory(&available, &total) && total / HEAP_SHARE > HEAP_MIN_BYTES
+                            ? total / HEAP_SHARE
+                            : HEAP_MIN_BYTES;
 }
 
 void service_deinit(struct service *s) {
@@ -153,7 +173,9 @@ static void member_over(struct member *m) {
 
 /* True: the member is still there. */
 static bool member_look(struct member *m, uint64_t now_ns) {
+    size_t tokens = m->family.n;
     uint64_t done = family_look(&m->family, now_ns);
+    m->domain->tokens -= tokens - m->family.n;
     if (m->family.gone && !m->family.n) {
         member_over(m);
         return false;
@@ -275,7 +297,7 @@ int member_new(struct domain *d, const struct sp_wire_hello *hello, pid_t pid, i
     *m = (struct member){
         .domain = d, .session = session, .pid = pid, .state = hello->state, .segment = STORE_SEGMENT_NONE};
     name_copy(m->name, hello->name);
-    int r = client_add(d, &m->client);
+    int r = d->tokens < d->service->tokens_max ? client_add(d, &m->client) : -EUSERS;
     if (!r)
         r = family_init(&m->family, token_fd);
     if (r) {
@@ -290,6 +312,7 @@ int member_new(struct domain *d, const struct sp_wire_hello *hello, pid_t pid, i
         m->next->previous = m;
     d->members = m;
     d->connected++;
+    d->tokens++;
     *ret_member = m;
     return 0;
 }
@@ -370,8 +393,12 @@ int member_release(struct member *m, const struct sp_wire_release *release, int 
     }
     if (token_fd < 0 || error == -ESTALE)
         return error;
+    /* Too many: the epoch goes on, and ends with a later release. */
+    if (d->tokens >= d->service->tokens_max)
+        return error;
     int r = family_next(&m->family, token_fd, now_ns);
     *ret_taken = r == 0;
+    d->tokens += r == 0;
     look_at(d->service, m);
     return error ? error : r;
 }

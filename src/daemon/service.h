@@ -48,6 +48,8 @@ struct domain {
     struct member **by_client;
     size_t by_client_size;
     uint64_t connected, waiting; /* how many of each */
+    uint64_t tokens;             /* that its families hold on to, a descriptor each */
+    uint64_t heap_bytes;         /* of the index */
     uint64_t zero_pages;         /* sum over the members' last reports */
     uint64_t saved_peak_bytes;
     struct sp_counters gone_counters; /* of clients that have gone: the totals, which only grow */
@@ -58,6 +60,8 @@ struct domain {
 
 struct service {
     struct sp_settings settings;
+    uint64_t tokens_max,
+        heap_max_bytes; /* of each domain, so that one user leaves something for the others */
     struct domain *domains;
     struct member *hinted; /* members whose hints wait to be sent */
     uint64_t look_ns;      /* when the earliest family is due */
@@ -66,7 +70,8 @@ struct service {
     bool pause_changed;    /* every client is to be told */
 };
 
-void service_init(struct service *s, const struct sp_settings *settings);
+/* `tokens_max`: of each domain. */
+void service_init(struct service *s, const struct sp_settings *settings, uint64_t tokens_max);
 void service_deinit(struct service *s);
 
 /* The user's domain, made when it does not exist. */

@@ -12,6 +12,7 @@
 #include <string.h>
 #include <sys/file.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -133,6 +134,53 @@ static void test_becoming_another_user(void **state) {
     assert_int_equal(in_child(body_other_user), 0);
 }
 
+static int body_join_as_nobody(void) {
+    struct sp_welcome w;
+    struct sp_link *l;
+    if (setresuid(NOBODY, NOBODY, NOBODY) || sp_remote_link_new(d.socket, &l))
+        return 1;
+    return l->ops->open(l, &w) ? 2 : 0;
+}
+
+/* HELLO with a token that stays mapped; 0 or why it was refused. */
+static int join_and_leave(void) {
+    struct sp_wire_hello m = {.state = 0};
+    int token, fd = raw_connect(&d);
+    void *mapping;
+    uint8_t buffer[SP_WIRE_TO_CLIENT_MAX];
+    assert_int_equal(sp_token_new(&token, &mapping), 0);
+    sp_wire_header_init(&m.header, SP_WIRE_HELLO, sizeof m, 2);
+    assert_int_equal(raw_send(fd, &m, sizeof m, token), 0);
+    close(token);
+    unsigned type = raw_receive(fd, buffer, sizeof buffer, NULL);
+    int error = type == SP_WIRE_REFUSED ? ((struct sp_wire_refused *)(void *)buffer)->error : 0;
+    close(fd);
+    return error;
+}
+
+/* In a process of its own, for the lower limit. */
+static int body_too_many_families(void) {
+    struct rlimit small = {.rlim_cur = 256, .rlim_max = 256};
+    int joined = 0, error = 0;
+    if (setrlimit(RLIMIT_NOFILE, &small))
+        return 1;
+    daemon_start(&d, NULL);
+    if (chmod(d.directory, 0755))
+        return 2;
+    while (joined < 256 && !(error = join_and_leave()))
+        joined++;
+    int nobody = in_child(body_join_as_nobody);
+    daemon_stop(&d);
+    return error != -EUSERS ? 3 : joined != 64 ? 4 : nobody ? 5 : 0;
+}
+
+/* Each family that holds on costs the daemon a descriptor: nobody gets all of them. */
+static void test_too_many_families(void **state) {
+    if (geteuid())
+        skip();
+    assert_int_equal(in_child(body_too_many_families), 0);
+}
+
 static char begun_path[64];
 
 static int body_second_daemon(void) {
@@ -171,6 +219,7 @@ int main(void) {
         cmocka_unit_test(test_token_stays_empty),
         cmocka_unit_test(test_others_daemon),
         cmocka_unit_test_setup_teardown(test_becoming_another_user, setup, teardown),
+        cmocka_unit_test(test_too_many_families),
         cmocka_unit_test(test_two_begin),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
