@@ -49,8 +49,8 @@ struct supervisor {
     uint64_t next_sample_ns;
 };
 
-static const int forwarded[] = {SIGINT,  SIGTERM, SIGHUP,   SIGQUIT, SIGUSR1,
-                                SIGUSR2, SIGCONT, SIGWINCH, SIGTSTP, SIGALRM};
+/* All others are the child's. These are about us: what we did wrong, and our place at the terminal. */
+static const int own[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGSYS, SIGTTIN, SIGTTOU};
 
 /* --- The summary ------------------------------------------------------------------------------------- */
 
@@ -111,10 +111,9 @@ static void print_summary(struct supervisor *v) {
 static void take_signals(struct supervisor *v) {
     struct sigaction normal = {.sa_handler = SIG_DFL};
     sigaction(SIGCHLD, &normal, &v->chld_before);
-    sigemptyset(&v->watched);
-    sigaddset(&v->watched, SIGCHLD);
-    for (size_t i = 0; i < sizeof forwarded / sizeof *forwarded; i++)
-        sigaddset(&v->watched, forwarded[i]);
+    sigfillset(&v->watched);
+    for (size_t i = 0; i < sizeof own / sizeof *own; i++)
+        sigdelset(&v->watched, own[i]);
     sigprocmask(SIG_BLOCK, &v->watched, &v->mask);
 }
 

@@ -4,6 +4,7 @@
 
 import os
 import resource
+import signal
 import socket
 import subprocess
 import sys
@@ -93,6 +94,28 @@ class Containers(Case):
         self.assertEqual((p.returncode, p.stderr), (0, ""))
         self.assertTrue(p.stdout.startswith("/"), p.stdout)
         self.assertNotIn(root, p.stdout)
+
+
+class Signals(Case):
+    def test_any_signal_is_for_the_command(self):
+        """With --summary there is a process between: nothing that is sent to it may end it and leave CMD alone."""
+        script = ("import signal, sys\n"
+                  "signals = signal.valid_signals()\n"
+                  "sent = [int(s) for s in sys.argv[1:]]\n"
+                  "signal.pthread_sigmask(signal.SIG_BLOCK, signals)\n"
+                  "print('ready', flush=True)\n"
+                  "while sent:\n"
+                  "    s = int(signal.sigwait(signals))\n"
+                  "    sent.remove(s)\n"
+                  "    print(s, flush=True)\n")
+        sent = [signal.SIGABRT, signal.SIGPROF, signal.SIGVTALRM, signal.SIGIO, signal.SIGPWR, signal.SIGXCPU,
+                signal.SIGPIPE, signal.SIGURG, signal.SIGRTMIN, signal.SIGRTMAX, signal.SIGTERM]
+        p = self.popen("run", "--summary", "--", "/usr/bin/python3", "-c", script, *(str(int(s)) for s in sent))
+        self.assertEqual(p.stdout.readline(), "ready\n")
+        for s in sent:
+            p.send_signal(s)
+            self.assertEqual(p.stdout.readline(), f"{int(s)}\n")
+        self.assertEqual(p.wait(60), 0)
 
 
 class FileSizes(Case):
