@@ -419,9 +419,16 @@ class Signals(Case):
         self.assertEqual(self.finish(p), (0, ""))
 
     def test_ends_by_the_same_signal(self):
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1):
+        numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1)
+
+        def as_from_a_terminal():
+            for number in numbers:  # nohup(1) and a shell's "&" have some of them ignored
+                signal.signal(number, signal.SIG_DFL)
+
+        for number in numbers:
             with self.subTest(number=number):
-                p = self.start("sh", "-c", "echo ready; exec sleep 1000", cwd=self.runtime)
+                p = self.start("sh", "-c", "echo ready; exec sleep 1000", cwd=self.runtime,
+                               preexec_fn=as_from_a_terminal)
                 p.send_signal(number)
                 self.assertEqual(self.finish(p), (-number, ""))
 
