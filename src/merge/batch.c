@@ -55,7 +55,7 @@ static void mark(struct sp_batch *b, unsigned first, unsigned last, enum sp_outc
         b->outcome[i] = (uint8_t)outcome;
 }
 
-static unsigned forks_read(int uffd, const struct sp_batch *b);
+static unsigned forks_read(int uffd, const struct sp_batch *b, int *ret_error);
 
 /*
  * Gives a child what it lacks of one page. The page is there already (EEXIST), or the mapping or the child is
@@ -67,7 +67,8 @@ static void child_copy(int child, const struct sp_batch *b, uintptr_t address, c
         int error = sp_uffd_copy(child, address, source, SP_PAGE_SIZE);
         if (error != -EAGAIN && error != -ENOMEM)
             return;
-        if (error == -EAGAIN && forks_read(child, b))
+        int unused;
+        if (error == -EAGAIN && forks_read(child, b, &unused))
             continue;
         sp_sleep_ns(UINT64_C(100000));
     }
@@ -91,13 +92,16 @@ static void child_repair(int child, const struct sp_batch *b) {
     }
 }
 
-static unsigned forks_read(int uffd, const struct sp_batch *b) {
+static unsigned forks_read(int uffd, const struct sp_batch *b, int *ret_error) {
     unsigned children = 0;
+    *ret_error = 0;
     for (;;) {
         int child = -1;
         int event = sp_uffd_read(uffd, &child);
-        if (event <= 0)
+        if (event <= 0) {
+            *ret_error = event;
             return children;
+        }
         if (event != SP_UFFD_FORKED)
             continue;
         children++;
@@ -109,8 +113,10 @@ static unsigned forks_read(int uffd, const struct sp_batch *b) {
     }
 }
 
-unsigned sp_batch_forks(int uffd) {
-    return uffd < 0 ? 0 : forks_read(uffd, NULL);
+int sp_batch_forks(int uffd) {
+    int error = 0;
+    unsigned children = uffd < 0 ? 0 : forks_read(uffd, NULL, &error);
+    return children ? (int)children : error;
 }
 
 /*
@@ -121,7 +127,8 @@ unsigned sp_batch_forks(int uffd) {
 static bool fork_pending(struct sp_batch *b) {
     if (!b->fork_events)
         return false;
-    unsigned children = forks_read(b->uffd, b);
+    int unused;
+    unsigned children = forks_read(b->uffd, b, &unused);
     b->forks += children;
     return children || sp_wait_readable(&b->uffd, 1, UINT64_C(1000000)) >= 0;
 }

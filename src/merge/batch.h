@@ -52,8 +52,9 @@ void sp_batch_run(struct sp_batch *b);
 
 /*
  * Reads the userfaultfd's fork events while nothing is frozen. Fork calls of the application wait in the
- * kernel until this is done, so call it often. Returns how many children were seen.
+ * kernel until this is done, so call it often. Returns how many children were seen, or the errno with which
+ * an event that waits cannot be read: -EMFILE, -ENFILE, -ENOMEM.
  */
-unsigned sp_batch_forks(int uffd);
+int sp_batch_forks(int uffd);
 
 #endif

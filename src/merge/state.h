@@ -89,9 +89,10 @@ struct sp_work {
 struct sp_worker {
     struct sp_engine *engine;
     int uffd, pagemap, wake;
-    bool fork_events; /* the userfaultfd delivers them */
-    bool linked;      /* the link is open */
-    bool paused;      /* the domain wants nothing new merged (H15) */
+    bool fork_events;      /* the userfaultfd delivers them */
+    unsigned forks_failed; /* how often in a row reading them failed */
+    bool linked;           /* the link is open */
+    bool paused;           /* the domain wants nothing new merged (H15) */
     struct sp_key key;
     uint8_t *scratch;
     uint8_t *store_copy; /* a window: the store pages of a batch, read before the freeze */

@@ -22,16 +22,37 @@
 #define MS           UINT64_C(1000000)
 #define WORKER_BYTES ((sizeof(struct sp_worker) + SP_PAGE_SIZE - 1) & ~(SP_PAGE_SIZE - 1))
 
-#define RELINK_NS      (1000 * MS)
-#define REPORT_NS      (500 * MS)
-#define MAP_COUNT_NS   (1000 * MS)
-#define NOW_ROUNDS_MAX 16
-#define HINTS_MAX      64
+/* Tries, half a millisecond apart at least where the lock is waited for. */
+#define FORKS_FAILED_MAX 100
+#define RELINK_NS        (1000 * MS)
+#define REPORT_NS        (500 * MS)
+#define MAP_COUNT_NS     (1000 * MS)
+#define NOW_ROUNDS_MAX   16
+#define HINTS_MAX        64
 
 /* ---- lock and fork events ---- */
 
+/*
+ * Reads events; true: there were children. Where that goes on failing (a program that forbids itself
+ * descriptors) the userfaultfd is closed, which lets go of whoever forks: nothing is frozen now. Merging has
+ * ended then.
+ */
+static bool forks_take(struct sp_worker *w) {
+    int children = w->fork_events ? sp_batch_forks(w->uffd) : 0;
+    w->forks_failed = children < 0 ? w->forks_failed + 1 : 0;
+    if (w->forks_failed < FORKS_FAILED_MAX)
+        return children > 0;
+    int unused = sp_close(w->uffd);
+    (void)unused;
+    w->uffd = w->engine->link->idle_fd = -1;
+    w->fork_events = false;
+    __atomic_store_n(&w->engine->quit, true, __ATOMIC_RELEASE);
+    sp_engine_set_state(w->engine, SP_ENGINE_STOPPED, children);
+    return false;
+}
+
 void sp_worker_forks(struct sp_worker *w) {
-    if (w->fork_events && sp_batch_forks(w->uffd)) {
+    if (forks_take(w)) {
         sp_worker_lock(w);
         w->engine->forked = true;
         sp_engine_unlock(w->engine);
@@ -42,8 +63,7 @@ void sp_worker_lock(struct sp_worker *w) {
     struct sp_engine *e = w->engine;
     bool forked = false;
     while (!sp_lock_timed(&e->lock, MS / 2))
-        if (w->fork_events && sp_batch_forks(w->uffd))
-            forked = true;
+        forked |= forks_take(w);
     e->forked |= forked;
 }
 
@@ -527,6 +547,8 @@ static void worker_wait(struct sp_worker *w) {
     if (hints >= 0)
         fds[n++] = hints;
     int ready = due > now ? sp_wait_readable(fds, n, due - now) : 0;
+    if (ready < 0) /* fewer descriptors allowed than we wait for */
+        sp_sleep_ns(MS);
     if (ready <= 0 || !(ready & 1))
         return;
     sp_wake_clear(w->wake);

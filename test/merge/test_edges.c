@@ -227,14 +227,41 @@ static void test_regions_join_again(void **state) {
     memory_free(p, 16 * MIB);
 }
 
+/* ---- a program that forbids itself descriptors ---- */
+
+/* A fork waits in the kernel until the worker has read its event, which takes a descriptor. */
+static int clone_without_descriptors(void *unused) {
+    struct engine_rig r;
+    rig_init(&r, NULL);
+    uint8_t *p = memory_new(4 * MIB);
+    fill(p, 4 * MIB / PAGE, 1);
+    rig_add(&r, p, 4 * MIB);
+    CHILD_CHECK(rig_settle(&r) == 0);
+    const struct rlimit none = {0, 0};
+    CHILD_CHECK(setrlimit(RLIMIT_NOFILE, &none) == 0);
+    watchdog(20);
+    long pid = sp_syscall(SYS_clone, SIGCHLD, 0, 0, 0, 0);
+    if (pid == 0)
+        sp_syscall(SYS_exit_group, wrong_pages(p, 4 * MIB / PAGE, 1) != 0);
+    int status = -1;
+    CHILD_CHECK(waitpid((pid_t)pid, &status, 0) == pid && status == 0);
+    CHILD_CHECK(sp_engine_state(r.engine) == SP_ENGINE_STOPPED);
+    CHILD_CHECK(wrong_pages(p, 4 * MIB / PAGE, 1) == 0);
+    sp_engine_free(r.engine);
+    return unused ? 99 : 100;
+}
+
+static void test_clone_without_descriptors(void **state) {
+    assert_int_equal(in_child(clone_without_descriptors, NULL), 100);
+}
+
 int main(void) {
     require_uffd();
     watchdog(100);
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_clone_before_remap),
-        cmocka_unit_test(test_clone_of_clone),
-        cmocka_unit_test(test_limit_within_run),
-        cmocka_unit_test(test_regions_join_again),
+        cmocka_unit_test(test_clone_before_remap),        cmocka_unit_test(test_clone_of_clone),
+        cmocka_unit_test(test_limit_within_run),          cmocka_unit_test(test_regions_join_again),
+        cmocka_unit_test(test_clone_without_descriptors),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
