@@ -151,7 +151,7 @@ class Process(Case):
         self.assertEqual(len(wrong), 0, f"of {pages} pages; the first: {wrong[:5]}")
         hidden = [i for i in range(told["hidden_pages"]) if core.page(told["hidden"] + i * PAGE) is not None]
         self.assertEqual(len(hidden), 0, "memory excluded by MADV_DONTDUMP is in the dump")
-        # Merged memory and ordinary private files; not the worker's view of the store, which is 1 GiB.
+        # Merged memory and ordinary private files; not the store behind it, a sparse file of 1 GiB.
         self.assertLess(os.stat(f"{self.directory}/core.{p.pid}").st_size, 256 << 20)
 
     def test_filter_that_kills_the_worker(self):
