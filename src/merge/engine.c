@@ -125,7 +125,7 @@ struct sp_engine *sp_engine_free(struct sp_engine *e) {
     if (!e)
         return NULL;
     sp_engine_lock(e);
-    e->quit = true;
+    sp_engine_quit(e);
     e->start_wanted = false;
     bool join = e->thread_started;
     sp_lock_release(&e->lock);
@@ -176,7 +176,7 @@ bool sp_engine_lock_mine(const struct sp_engine *e) {
 
 void sp_engine_stop(struct sp_engine *e, enum sp_engine_state why) {
     sp_lock_acquire(&e->lock);
-    e->quit = true;
+    sp_engine_quit(e);
     e->start_wanted = false;
     sp_engine_set_state(e, why, -ECANCELED);
     sp_lock_release(&e->lock);
@@ -249,7 +249,7 @@ int sp_engine_add_locked(struct sp_engine *e, uint64_t start, uint64_t end, bool
         error = a.error;
     if (ret_eligible_bytes)
         *ret_eligible_bytes = a.eligible_bytes;
-    e->generation++;
+    sp_engine_changed(e);
     e->settled = false;
     if (e->regions.bytes && (now || e->regions.bytes >= e->settings.v[SP_SETTING_worker_start_kbytes] * 1024))
         engine_want_start(e);
@@ -309,7 +309,7 @@ void sp_engine_remove_locked(struct sp_engine *e, uint64_t start, uint64_t end, 
     /* Short of memory a region may lose more than asked for: then more is left alone than need be. */
     int unused = sp_regions_remove(&e->regions, start, end);
     (void)unused;
-    e->generation++;
+    sp_engine_changed(e);
 }
 
 void sp_engine_wait_disarmed(struct sp_engine *e) {
@@ -342,7 +342,7 @@ int sp_engine_protection_locked(struct sp_engine *e, uint64_t start, uint64_t en
         if (sp_bits_any(&win->fresh))
             sp_engine_queue(e, win);
     }
-    e->generation++;
+    sp_engine_changed(e);
     return 0;
 }
 
@@ -523,7 +523,7 @@ int sp_engine_discard_locked(struct sp_engine *e, uint64_t start, uint64_t end) 
             if (!sp_bits_get(&win->mapped, slot))
                 page_forget(e, win, slot);
     }
-    e->generation++;
+    sp_engine_changed(e);
     engine_wake(e);
     return p.error;
 }

@@ -431,8 +431,9 @@ static void batch_attributes(struct sp_worker *w, struct sp_batch *b) {
     }
 }
 
-/* Whether every page of the runs may still be merged, each run within one region. One that is not armed became
- * so since it was chosen: a freeze would leave it armed in a way that nobody knows of. With the lock held. */
+/* Whether every page of the runs may still be merged, each run within one region. One that is not armed
+ * became so since it was chosen: a freeze would leave it armed in a way that nobody knows of. With the lock
+ * held. */
 static bool batch_still_eligible(struct sp_worker *w, struct sp_batch *b) {
     const struct sp_regions *regions = &w->engine->regions;
     for (size_t k = 0; k < b->n; k++) {
@@ -471,7 +472,7 @@ static void batch_learn(struct sp_worker *w, const struct sp_batch *b) {
  */
 static bool may_merge(struct sp_engine *e, bool quiescent) {
     if (!quiescent && sp_proc_filtered()) {
-        e->quit = true;
+        sp_engine_quit(e);
         sp_engine_set_state(e, SP_ENGINE_SECCOMP, -EPERM);
     }
     return !e->quit && (e->state == SP_ENGINE_RUNNING || (quiescent && e->state == SP_ENGINE_NO_USERFAULTFD));
@@ -581,6 +582,23 @@ static void merge(struct sp_worker *w, uint64_t number, bool quiescent, struct s
     }
 }
 
+/* Nobody answered: the pages that were chosen are still to be tried, by whoever is asked next (I7). */
+static void unanswered(struct sp_worker *w, uint64_t number) {
+    struct sp_work *work = &w->work;
+    sp_worker_lock(w);
+    struct sp_window *win = window_again(w, number);
+    if (win) {
+        sp_bits pages = work->bits.zeros;
+        for (size_t i = 0; i < work->n; i++)
+            sp_bits_set(&pages, sp_page_slot(work->queries[i].page));
+        sp_bits_and(&pages, &work->bits.eligible);
+        sp_bits_or(&win->fresh, &pages);
+        if (sp_bits_any(&pages))
+            sp_engine_queue(w->engine, win);
+    }
+    sp_engine_unlock(w->engine);
+}
+
 void sp_pass_window(struct sp_worker *w, uint64_t number, enum sp_pass_mode mode,
                     struct sp_merge_result *result) {
     if (!choose(w, number, mode))
@@ -588,6 +606,7 @@ void sp_pass_window(struct sp_worker *w, uint64_t number, enum sp_pass_mode mode
     w->done += w->work.n;
     if (ask(w)) {
         sp_worker_unlink(w);
+        unanswered(w, number);
         return;
     }
     sort(w, number);

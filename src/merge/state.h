@@ -139,6 +139,14 @@ enum sp_pass_mode { SP_PASS_BACKGROUND, SP_PASS_HINTED, SP_PASS_NOW, SP_PASS_QUI
 void sp_pass_window(struct sp_worker *w, uint64_t number, enum sp_pass_mode mode,
                     struct sp_merge_result *result);
 
+/* Both with the lock held; the worker reads them without it. */
+static inline void sp_engine_changed(struct sp_engine *e) {
+    __atomic_store_n(&e->generation, e->generation + 1, __ATOMIC_RELEASE);
+}
+static inline void sp_engine_quit(struct sp_engine *e) {
+    __atomic_store_n(&e->quit, true, __ATOMIC_RELEASE);
+}
+
 /* engine.c: changes of a window's page that several places make, with counters and debts. All with the lock
  * held. */
 void sp_engine_queue(struct sp_engine *e, struct sp_window *w);

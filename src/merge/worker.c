@@ -151,7 +151,7 @@ static void worker_link(struct sp_worker *w) {
     sp_worker_lock(w);
     if (!sp_settings_check(&welcome.settings))
         e->settings = welcome.settings;
-    e->generation++;
+    sp_engine_changed(e);
     sp_engine_unlock(e);
     set_state(w, w->uffd >= 0 ? SP_ENGINE_RUNNING : SP_ENGINE_NO_USERFAULTFD, error);
     w->next_pass_ns = 0;
@@ -304,7 +304,7 @@ static void work_through(struct sp_worker *w, bool hinted) {
     for (struct sp_window *win = e->todo_first; win; win = win->next)
         n++;
     sp_engine_unlock(e);
-    while (n-- && !e->quit) {
+    while (n-- && !__atomic_load_n(&e->quit, __ATOMIC_ACQUIRE)) {
         sp_worker_lock(w);
         struct sp_window *win = todo_take(e);
         uint64_t number = win ? win->number : 0;
@@ -600,7 +600,7 @@ static void worker_end(struct sp_engine *e, enum sp_engine_state state, int erro
     __atomic_store_n(&e->worker_tid, 0, __ATOMIC_RELEASE);
     if (e->state != SP_ENGINE_STOPPED && !e->quit)
         sp_engine_set_state(e, state, error);
-    e->quit = true;
+    sp_engine_quit(e);
     e->worker = NULL;
     sp_lock_release(&e->lock);
     fail_requests(e);

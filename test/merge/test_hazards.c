@@ -519,6 +519,7 @@ static int own_userfaultfd(void *arg) {
     sp_sleep_ns(SECOND_NS / 2);
     CHILD_CHECK(wrong_pages(c, PAGES, 1) == 0 && !page_of_store(c));
     CHILD_CHECK(sp_engine_state(r.engine) == SP_ENGINE_RUNNING);
+    CHILD_CHECK(rig_range(&r, c, N, SP_COUNTER_registered_bytes) == 0);
     CHILD_CHECK(sp_uffd_unregister(own, (uintptr_t)c, part) == 0);
     r.engine = sp_engine_free(r.engine);
     return 0;

@@ -318,6 +318,7 @@ class DaemonGone(Case):
             # New twins: a page whose twin went into the former daemon's store is the only one of its kind.
             again = self.ask(p, "twins", 1 + 1000000 * i, mib)
             self.merge_all(p, again, pages)
+            self.merge_all(p, area, pages)
             self.ask(p, "write", area, 500000000 + 1000000 * i)
             self.assertEqual(self.ask(p, "bad"), 0)
         p.stdin.close()
