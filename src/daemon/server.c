@@ -305,6 +305,7 @@ int server_run(const struct options *o) {
         .listen_again_ns = UINT64_MAX,
         .unused_ns = UINT64_MAX};
     server = &v;
+    sp_socket_close_hook = host_close_foreign;
     uint64_t descriptors = host_raise_descriptors();
     v.sessions.n_max = descriptors / 2;
     service_init(&v.service, &o->settings, everybody(o) ? descriptors / 4 : descriptors / 2);

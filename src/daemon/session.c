@@ -189,8 +189,7 @@ static void queue_flush(struct session *s) {
 /* --- what messages ask for -------------------------------------------------------------------------- */
 
 /* A message at hand: checked, with the descriptor that came along (-1: none). A handler that keeps the
- * descriptor sets it to -1; one that has seen that it is what it should be may close it, anything else is
- * closed as foreign. */
+ * descriptor sets it to -1; else it is closed as foreign. */
 struct request {
     const void *message;
     int fd;
@@ -309,8 +308,8 @@ static void on_uffd_enable(struct session *s, struct request *q) {
         return;
     }
     send_result(s, q, sp_uffd_enable(q->fd, SP_UFFD_NEEDED | SP_UFFD_EVENT_FORK));
-    (void)sp_close(q->fd);
-    q->fd = -1;
+    /* Closed as foreign: the last close(2) of it takes the lock of its program's memory, which the program
+     * may hold for as long as it likes. */
 }
 
 static void on_status(struct session *s, struct request *q) {

@@ -251,9 +251,15 @@ static size_t control_read(struct msghdr *m, int *fds) {
     return n;
 }
 
+void (*sp_socket_close_hook)(int fd);
+
 static void close_all(const int *fds, size_t n) {
-    for (size_t i = 0; i < n; i++)
-        sp_close(fds[i]);
+    for (size_t i = 0; i < n; i++) {
+        if (sp_socket_close_hook)
+            sp_socket_close_hook(fds[i]);
+        else
+            sp_close(fds[i]);
+    }
 }
 
 /* One message without waiting. */

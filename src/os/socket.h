@@ -27,8 +27,8 @@ SP_WARN_UNUSED int sp_socket_accept(int fd, int *ret_fd);
 SP_WARN_UNUSED int sp_socket_connect(const char *path, int *ret_fd);
 /* The peer's credentials at connect time. */
 SP_WARN_UNUSED int sp_socket_peer(int fd, pid_t *ret_pid, uid_t *ret_uid, gid_t *ret_gid);
-/* Whether a daemon that we are connected to may be believed: what it hands out is mapped as our memory, and it
- * may change it later. 0: it was started by root or by our own user; -EACCES: by somebody else. */
+/* Whether a daemon that we are connected to may be believed: what it hands out is mapped as our memory, and
+ * it may change it later. 0: it was started by root or by our own user; -EACCES: by somebody else. */
 SP_WARN_UNUSED int sp_socket_trusted(int fd);
 /* Sends one message. -EAGAIN (non-blocking and full, or MSG_DONTWAIT asked by `wait` == false),
  * -EPIPE/-ECONNRESET: peer gone; -EFAULT: a buffer is not readable. */
@@ -41,6 +41,10 @@ SP_WARN_UNUSED int sp_socket_send(int fd, const struct iovec *parts, size_t n, c
  */
 SP_WARN_UNUSED ssize_t sp_socket_receive(int fd, void *buffer, size_t bytes, int *ret_fds, size_t *ret_n_fds,
                                          int timeout_ms);
+
+/* How descriptors that come with a message that is not good are closed; NULL: by sp_close. They may be
+ * anything, and close(2) of some waits for whoever sent them. */
+extern void (*sp_socket_close_hook)(int fd);
 
 /* Waits until one of `n` descriptors is readable or hung up, or an event; returns a bit mask of the ready
  * ones, 0 after `timeout_ns` (UINT64_MAX: for ever). ppoll(2). -EINTR is retried. */
