@@ -181,6 +181,29 @@ static void test_too_many_families(void **state) {
     assert_int_equal(in_child(body_too_many_families), 0);
 }
 
+static int closed_by_hook;
+
+static void count_and_close(int fd) {
+    closed_by_hook++;
+    close(fd);
+}
+
+/* Closing what came with a message that is not good may take for ever as well: the daemon has a way to. */
+static void test_descriptor_of_a_bad_message(void **state) {
+    int pair[2], fds[SP_SOCKET_FDS], null = open("/dev/null", O_RDONLY);
+    size_t n_fds;
+    char small[4];
+    assert_int_equal(socketpair(AF_UNIX, SOCK_SEQPACKET, 0, pair), 0);
+    sp_socket_close_hook = count_and_close;
+    assert_int_equal(raw_send(pair[0], "too long", 8, null), 0);
+    assert_int_equal(sp_socket_receive(pair[1], small, sizeof small, fds, &n_fds, 0), -EMSGSIZE);
+    sp_socket_close_hook = NULL;
+    assert_int_equal(closed_by_hook, 1);
+    close(null);
+    close(pair[0]);
+    close(pair[1]);
+}
+
 static char begun_path[64];
 
 static int body_second_daemon(void) {
@@ -220,6 +243,7 @@ int main(void) {
         cmocka_unit_test(test_others_daemon),
         cmocka_unit_test_setup_teardown(test_becoming_another_user, setup, teardown),
         cmocka_unit_test(test_too_many_families),
+        cmocka_unit_test(test_descriptor_of_a_bad_message),
         cmocka_unit_test(test_two_begin),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
