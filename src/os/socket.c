@@ -163,6 +163,8 @@ int sp_socket_accept(int fd, int *ret_fd) {
     return 0;
 }
 
+/* Without waiting: a stopped daemon whose queue is full would hold up a worker, and with it every fork of its
+ * program, for as long as it is stopped. */
 int sp_socket_connect(const char *path, int *ret_fd) {
     int fault = sp_fault("socket_connect");
     if (fault)
@@ -171,7 +173,17 @@ int sp_socket_connect(const char *path, int *ret_fd) {
     int r = address_init(&a, path);
     if (r < 0)
         return r;
-    return connect_to(&a, 0, ret_fd);
+    int fd;
+    r = connect_to(&a, SOCK_NONBLOCK, &fd);
+    if (r < 0)
+        return r;
+    r = (int)sp_syscall(SYS_fcntl, fd, F_SETFL, O_RDWR);
+    if (r < 0) {
+        sp_close(fd);
+        return r;
+    }
+    *ret_fd = fd;
+    return 0;
 }
 
 int sp_socket_peer(int fd, pid_t *ret_pid, uid_t *ret_uid, gid_t *ret_gid) {

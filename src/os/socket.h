@@ -22,8 +22,9 @@
 SP_WARN_UNUSED int sp_socket_listen(const char *path, bool everybody, int *ret_fd);
 /* -EAGAIN when nobody waits. The new socket is non-blocking. */
 SP_WARN_UNUSED int sp_socket_accept(int fd, int *ret_fd);
-/* Connects; blocking socket. -ENOENT, -ECONNREFUSED, -EACCES, -ENAMETOOLONG, -EPROTOTYPE (not a SEQPACKET
- * socket). */
+/* Connects, without waiting; the new socket blocks. -ENOENT, -ECONNREFUSED, -EACCES, -ENAMETOOLONG,
+ * -EPROTOTYPE (not a SEQPACKET socket), -EAGAIN: somebody listens but does not accept, and the queue is full.
+ */
 SP_WARN_UNUSED int sp_socket_connect(const char *path, int *ret_fd);
 /* The peer's credentials at connect time. */
 SP_WARN_UNUSED int sp_socket_peer(int fd, pid_t *ret_pid, uid_t *ret_uid, gid_t *ret_gid);

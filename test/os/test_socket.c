@@ -250,6 +250,23 @@ static int connect_as_nobody(void *arg) {
     return 0;
 }
 
+/* Nobody accepts: the queue fills, and whoever comes then is told so and does not wait. */
+static void a_full_queue_refuses_without_waiting(void **state) {
+    enum { MANY = 8192 };
+    static int fds[MANY];
+    int n = 0, r = 0;
+    assert_int_equal(sp_socket_listen(path, false, &server), 0);
+    alarm(60);
+    while (n < MANY && (r = sp_socket_connect(path, &fds[n])) == 0)
+        n++;
+    alarm(0);
+    assert_true(n > 0);
+    assert_int_equal(r, -EAGAIN);
+    while (n)
+        close(fds[--n]);
+    close(server);
+}
+
 static void who_may_connect(void **state) {
     int want = -EACCES;
     if (getuid() != 0)
@@ -286,11 +303,17 @@ static void waiting_tells_which(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        TEST(messages_stay_whole),        TEST(the_longest_message_passes),
-        TEST(descriptors_travel),         TEST(unwanted_descriptors_are_closed),
-        TEST(a_peer_that_has_gone),       TEST(a_full_socket_refuses_without_waiting),
-        TEST(the_peer_is_known),          TEST(listening),
-        TEST(other_files_are_left_alone), TEST(who_may_connect),
+        TEST(messages_stay_whole),
+        TEST(the_longest_message_passes),
+        TEST(descriptors_travel),
+        TEST(unwanted_descriptors_are_closed),
+        TEST(a_peer_that_has_gone),
+        TEST(a_full_socket_refuses_without_waiting),
+        TEST(the_peer_is_known),
+        TEST(listening),
+        TEST(other_files_are_left_alone),
+        TEST(who_may_connect),
+        TEST(a_full_queue_refuses_without_waiting),
         TEST(waiting_tells_which),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
