@@ -433,20 +433,8 @@ static bool mapping_store(const struct sp_mapping *m) {
 }
 
 static int discard_mapping(void *unused, const struct sp_mapping *m) {
-    static const struct {
-        unsigned attribute;
-        int advice;
-    } carried[] = {
-        {SP_ATTR_DONTFORK, MADV_DONTFORK},
-        {SP_ATTR_DONTDUMP, MADV_DONTDUMP},
-        {SP_ATTR_HUGEPAGE, MADV_HUGEPAGE},
-        {SP_ATTR_NOHUGEPAGE, MADV_NOHUGEPAGE},
-    };
     int error = sp_map_fresh(m->start, m->end - m->start, m->prot);
-    for (size_t i = 0; i < sizeof(carried) / sizeof(*carried) && !error; i++)
-        if (m->attributes & carried[i].attribute)
-            error = sp_advise(m->start, m->end - m->start, carried[i].advice);
-    return error;
+    return error ? error : sp_map_attributes(m->start, m->end - m->start, m->attributes);
 }
 
 /* Whatever of the range still maps a store, ours or that of a domain long closed, and is not in the care of

@@ -473,18 +473,8 @@ static int discard_stretch(struct sp_engine *e, uint64_t start, uint64_t end) {
     if (error)
         return error;
     /* An attribute that cannot be set again concerns memory that is empty now: no content is at stake. */
-    static const struct {
-        unsigned attribute;
-        int advice;
-    } carried[] = {
-        {SP_ATTR_DONTFORK, MADV_DONTFORK},
-        {SP_ATTR_DONTDUMP, MADV_DONTDUMP},
-        {SP_ATTR_HUGEPAGE, MADV_HUGEPAGE},
-        {SP_ATTR_NOHUGEPAGE, MADV_NOHUGEPAGE},
-    };
-    for (size_t k = 0; k < sizeof(carried) / sizeof(*carried); k++)
-        if ((attributes & carried[k].attribute) && sp_advise(start, end - start, carried[k].advice))
-            e->counters.v[SP_COUNTER_errors]++;
+    if (sp_map_attributes(start, end - start, attributes))
+        e->counters.v[SP_COUNTER_errors]++;
     SP_WINDOWS_EACH(&e->windows, start, end, win) {
         unsigned first, last;
         sp_window_clip(win, start, end, &first, &last);
@@ -539,14 +529,14 @@ void sp_engine_fork_parent(struct sp_engine *e) {
     sp_lock_release(&e->lock);
 }
 
-/* Copies of the worker's own mappings: of no use here. Scratch and the views of the store are not copied
+/* Copies of the worker's own mappings: of no use here. Scratch and the copy of store pages are not copied
  * (MADV_DONTFORK). */
 static void child_drop_worker(struct sp_engine *e) {
     if (e->thread_started)
         sp_thread_forget(&e->thread);
     e->thread_started = false;
     if (e->worker) {
-        int unused = sp_unmap(e->worker, (sizeof(*e->worker) + SP_PAGE_SIZE - 1) & ~(SP_PAGE_SIZE - 1));
+        int unused = sp_unmap(e->worker, SP_WORKER_BYTES);
         (void)unused;
     }
     e->worker = NULL;

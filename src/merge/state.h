@@ -111,6 +111,9 @@ struct sp_worker {
     struct sp_report report;
 };
 
+/* The mapping that holds a struct sp_worker. */
+#define SP_WORKER_BYTES ((sizeof(struct sp_worker) + SP_PAGE_SIZE - 1) & ~(SP_PAGE_SIZE - 1))
+
 /* worker.c */
 void sp_worker_main(void *arg, int status);
 /* Takes the lock while fork events keep being read: the holder may be forking, and its fork waits for us

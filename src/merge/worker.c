@@ -19,8 +19,7 @@
 #include "os/uffd.h"
 #include "os/wake.h"
 
-#define MS           UINT64_C(1000000)
-#define WORKER_BYTES ((sizeof(struct sp_worker) + SP_PAGE_SIZE - 1) & ~(SP_PAGE_SIZE - 1))
+#define MS UINT64_C(1000000)
 
 /* Tries, half a millisecond apart at least where the lock is waited for. */
 #define FORKS_FAILED_MAX 100
@@ -620,7 +619,7 @@ void sp_worker_main(void *arg, int status) {
     }
     void *memory;
     sp_lock_acquire(&e->lock); /* nobody registers it before it has its name (H2) */
-    int error = sp_map_own(WORKER_BYTES, SP_PAGE_SIZE, &memory);
+    int error = sp_map_own(SP_WORKER_BYTES, SP_PAGE_SIZE, &memory);
     sp_lock_release(&e->lock);
     if (error) {
         worker_end(e, SP_ENGINE_NO_THREAD, error);
@@ -640,6 +639,6 @@ void sp_worker_main(void *arg, int status) {
     }
     worker_deinit(w);
     worker_end(e, error ? SP_ENGINE_NO_THREAD : SP_ENGINE_IDLE, error);
-    int unused = sp_unmap(memory, WORKER_BYTES);
+    int unused = sp_unmap(memory, SP_WORKER_BYTES);
     (void)unused;
 }

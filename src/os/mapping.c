@@ -9,6 +9,7 @@
 
 #include "os/fault.h"
 #include "os/kernel.h"
+#include "os/proc.h"
 #include "os/syscall.h"
 
 /* mmap returns an address or a negative errno, told apart by its last page of values. */
@@ -103,6 +104,24 @@ int sp_advise(uintptr_t address, size_t bytes, int advice) {
     if (fault)
         return fault;
     return (int)sp_syscall(SYS_madvise, address, bytes, advice);
+}
+
+int sp_map_attributes(uintptr_t address, size_t bytes, unsigned attributes) {
+    static const struct {
+        unsigned attribute;
+        int advice;
+    } table[] = {
+        {SP_ATTR_DONTFORK, MADV_DONTFORK},
+        {SP_ATTR_DONTDUMP, MADV_DONTDUMP},
+        {SP_ATTR_HUGEPAGE, MADV_HUGEPAGE},
+        {SP_ATTR_NOHUGEPAGE, MADV_NOHUGEPAGE},
+    };
+    int first = 0;
+    for (size_t i = 0; i < sizeof(table) / sizeof(*table); i++) {
+        int error = attributes & table[i].attribute ? sp_advise(address, bytes, table[i].advice) : 0;
+        first = first ? first : error;
+    }
+    return first;
 }
 
 int sp_protect(uintptr_t address, size_t bytes, int prot) {

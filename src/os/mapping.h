@@ -37,6 +37,10 @@ SP_WARN_UNUSED int sp_unmap(void *address, size_t bytes);
 /* madvise(2). MADV_POPULATE_READ/WRITE are there whatever the C library's headers say: see os/kernel.h. */
 SP_WARN_UNUSED int sp_advise(uintptr_t address, size_t bytes, int advice);
 
+/* Gives a mapping that was made anew the SP_ATTR_* (os/proc.h) of the one before. Sets all that it can;
+ * returns the first error. */
+SP_WARN_UNUSED int sp_map_attributes(uintptr_t address, size_t bytes, unsigned attributes);
+
 SP_WARN_UNUSED int sp_protect(uintptr_t address, size_t bytes, int prot);
 
 /* Moves a mapping with its pages to `target`, replacing what is there (mremap MAYMOVE|FIXED). */

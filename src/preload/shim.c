@@ -222,16 +222,8 @@ bool shim_mapped(uint64_t start, uint64_t end) {
 }
 
 void shim_attributes_set(uint64_t start, uint64_t end, unsigned attributes) {
-    static const struct {
-        unsigned attribute;
-        int advice;
-    } table[] = {{SP_ATTR_DONTFORK, MADV_DONTFORK},
-                 {SP_ATTR_DONTDUMP, MADV_DONTDUMP},
-                 {SP_ATTR_HUGEPAGE, MADV_HUGEPAGE},
-                 {SP_ATTR_NOHUGEPAGE, MADV_NOHUGEPAGE}};
-    for (size_t i = 0; i < sizeof(table) / sizeof(*table); i++)
-        if (attributes & table[i].attribute)
-            sp_syscall(SYS_madvise, start, end - start, table[i].advice);
+    /* The memory is there and right without them. */
+    (void)!sp_map_attributes(start, end - start, attributes);
 }
 
 /* A walk over the mappings of the store in a range. */
