@@ -124,9 +124,10 @@ def store_bytes(daemon):
     """Memory in the daemon's memfds, each counted once however many descriptors it has."""
     blocks = {}
     for path in glob.glob(f"/proc/{daemon}/fd/*"):
-        if os.readlink(path).startswith("/memfd:"):
-            info = os.stat(path)
-            blocks[info.st_dev, info.st_ino] = info.st_blocks
+        with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+            if os.readlink(path).startswith("/memfd:"):
+                info = os.stat(path)
+                blocks[info.st_dev, info.st_ino] = info.st_blocks
     return sum(blocks.values()) * 512
 
 

@@ -41,3 +41,19 @@ bool sp_page_is_zero(const void *page) {
             return false;
     return true;
 }
+
+bool sp_page_equal(const void *a, const void *b) {
+#ifdef SP_FINGERPRINT_AVX2
+    if (__builtin_cpu_supports("avx2"))
+        return sp_page_equal_avx2(a, b);
+#endif
+    const word *x = a, *y = b;
+    for (size_t i = 0; i < SP_PAGE_SIZE / sizeof *x; i += 32) {
+        uint64_t d = 0;
+        for (size_t k = 0; k < 32; k++)
+            d |= x[i + k] ^ y[i + k];
+        if (d)
+            return false;
+    }
+    return true;
+}

@@ -26,4 +26,8 @@ sp_fp sp_fingerprint(const struct sp_key *key, const void *page);
  * nothing outside this file and may run between freeze and thaw (H2). */
 bool sp_page_is_zero(const void *page);
 
+/* Whether SP_PAGE_SIZE bytes at `a` and at `b` (both page aligned) are the same. As sp_page_is_zero it calls
+ * nothing that is bound late, which memcmp may be (H2). */
+bool sp_page_equal(const void *a, const void *b);
+
 #endif

@@ -95,7 +95,9 @@ struct sp_worker {
     bool paused;           /* the domain wants nothing new merged (H15) */
     struct sp_key key;
     uint8_t *scratch;
-    uint8_t *store_copy; /* a window: the store pages of a batch, read before the freeze */
+    uint8_t *store_copy; /* a window: the store pages of short runs, read before the freeze */
+    uint8_t *store_view; /* a window of address space: views of the store pages of long runs */
+    bool viewed;         /* there are such views */
     struct sp_batch batch;
     double cost; /* measured cost of a batch / predicted */
     struct sp_work work;

@@ -473,24 +473,29 @@ static enum sp_engine_state worker_refuse(void) {
     return SP_ENGINE_RUNNING;
 }
 
-static int scratch_init(struct sp_worker *w) {
-    void *scratch;
-    int error = sp_map_own(SP_WINDOW_SIZE, SP_WINDOW_SIZE, &scratch);
+/* A window of our own, which children and core dumps have no use for. */
+static int own_window(size_t align, uint8_t **ret_window) {
+    void *window;
+    int error = sp_map_own(SP_WINDOW_SIZE, align, &window);
     if (error)
         return error;
-    w->scratch = scratch;
-    error = sp_advise((uintptr_t)scratch, SP_WINDOW_SIZE, MADV_DONTFORK);
-    return error ? error : sp_advise((uintptr_t)scratch, SP_WINDOW_SIZE, MADV_DONTDUMP);
+    *ret_window = window;
+    error = sp_advise((uintptr_t)window, SP_WINDOW_SIZE, MADV_DONTFORK);
+    return error ? error : sp_advise((uintptr_t)window, SP_WINDOW_SIZE, MADV_DONTDUMP);
 }
 
-static int store_copy_init(struct sp_worker *w) {
-    void *copy;
-    int error = sp_map_own(SP_WINDOW_SIZE, SP_PAGE_SIZE, &copy);
-    if (error)
-        return error;
-    w->store_copy = copy;
-    error = sp_advise((uintptr_t)copy, SP_WINDOW_SIZE, MADV_DONTFORK);
-    return error ? error : sp_advise((uintptr_t)copy, SP_WINDOW_SIZE, MADV_DONTDUMP);
+static int windows_init(struct sp_worker *w) {
+    int error = own_window(SP_WINDOW_SIZE, &w->scratch);
+    if (!error)
+        error = own_window(SP_PAGE_SIZE, &w->store_copy);
+    if (!error)
+        error = own_window(SP_WINDOW_SIZE, &w->store_view);
+    return error;
+}
+
+static void own_window_free(uint8_t *window) {
+    int unused = window ? sp_unmap(window, SP_WINDOW_SIZE) : 0;
+    (void)unused;
 }
 
 static int worker_init(struct sp_worker *w) {
@@ -502,9 +507,7 @@ static int worker_init(struct sp_worker *w) {
     /* Nobody registers it before it has its name (H2). */
     sp_lock_acquire(&w->engine->lock);
     if (!error)
-        error = scratch_init(w);
-    if (!error)
-        error = store_copy_init(w);
+        error = windows_init(w);
     sp_lock_release(&w->engine->lock);
     if (error)
         return error;
@@ -523,11 +526,10 @@ static void worker_deinit(struct sp_worker *w) {
         unused = sp_close(w->pagemap);
     if (w->wake >= 0)
         unused = sp_close(w->wake);
-    if (w->scratch)
-        unused = sp_unmap(w->scratch, SP_WINDOW_SIZE);
-    if (w->store_copy)
-        unused = sp_unmap(w->store_copy, SP_WINDOW_SIZE);
     (void)unused;
+    own_window_free(w->scratch);
+    own_window_free(w->store_copy);
+    own_window_free(w->store_view);
 }
 
 static uint64_t earliest(uint64_t a, uint64_t b) {

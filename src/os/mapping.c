@@ -92,6 +92,15 @@ int sp_map_file(int fd, uint64_t offset_bytes, size_t bytes, bool writable, void
     return map(0, bytes, PROT_READ | (writable ? PROT_WRITE : 0), MAP_SHARED, fd, offset_bytes, ret_address);
 }
 
+int sp_map_view(uintptr_t address, size_t bytes, int fd, uint64_t offset_bytes) {
+    int fault = sp_fault("map_view");
+    if (fault)
+        return fault;
+    void *got;
+    int r = map(address, bytes, PROT_READ, MAP_FIXED | MAP_SHARED | MAP_POPULATE, fd, offset_bytes, &got);
+    return r < 0 ? r : (int)sp_syscall(SYS_madvise, address, bytes, MADV_DONTFORK);
+}
+
 int sp_unmap(void *address, size_t bytes) {
     int fault = sp_fault("unmap");
     if (fault)

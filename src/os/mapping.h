@@ -32,6 +32,10 @@ SP_WARN_UNUSED int sp_map_fresh(uintptr_t address, size_t bytes, int prot);
 SP_WARN_UNUSED int sp_map_file(int fd, uint64_t offset_bytes, size_t bytes, bool writable,
                                void **ret_address);
 
+/* Replaces [address, +bytes), memory of our own, by a read-only shared view of a file with its pages mapped at
+ * once (MAP_POPULATE); a child gets no copy of it. On failure what was there may have gone. */
+SP_WARN_UNUSED int sp_map_view(uintptr_t address, size_t bytes, int fd, uint64_t offset_bytes);
+
 SP_WARN_UNUSED int sp_unmap(void *address, size_t bytes);
 
 /* madvise(2). MADV_POPULATE_READ/WRITE are there whatever the C library's headers say: see os/kernel.h. */

@@ -51,6 +51,26 @@ static void the_store_is_mapped_privately(void **state) {
     pages_free(p, 4);
 }
 
+/* What is there, and not in a child. */
+static void a_view_shows_the_store(void **state) {
+    struct sp_segment s;
+    char *p = pages_new(4);
+    pages_fill(p, 4, 1);
+    assert_int_equal(sp_segment_init(&s), 0);
+    assert_int_equal(sp_segment_write_many(&s, 10, p, 4), 0);
+    assert_int_equal(sp_map_view(AT(p, 1), 2 * PAGE, s.fd_shared, 12 * PAGE), 0);
+    assert_true(page_is(p, 1, 0) && page_is(p + PAGE, 1, 2) && page_is(p + 2 * PAGE, 1, 3));
+    pid_t child = fork();
+    if (!child)
+        _exit(msync(p + PAGE, PAGE, MS_ASYNC) == -1 && errno == ENOMEM ? 0 : 1);
+    int status;
+    assert_int_equal(waitpid(child, &status, 0), child);
+    assert_int_equal(status, 0);
+    assert_int_equal(sp_map_view(AT(p, 0), PAGE, -1, 0), -EBADF);
+    sp_segment_deinit(&s);
+    pages_free(p, 4);
+}
+
 static void remap_carries_the_pages(void **state) {
     char *p = pages_new(4), *q = pages_new(4);
     pages_fill(p, 4, 1);
@@ -80,7 +100,8 @@ static void files_are_mapped_shared(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(new_memory_is_aligned),         cmocka_unit_test(fresh_memory_replaces),
-        cmocka_unit_test(the_store_is_mapped_privately), cmocka_unit_test(remap_carries_the_pages),
+        cmocka_unit_test(the_store_is_mapped_privately),
+        cmocka_unit_test(a_view_shows_the_store), cmocka_unit_test(remap_carries_the_pages),
         cmocka_unit_test(files_are_mapped_shared),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
