@@ -349,10 +349,11 @@ static int remote_userfaultfd(struct sp_link *l, int *ret_fd, bool *ret_fork_eve
 
 /* --- questions and answers --------------------------------------------------------------------------- */
 
-static size_t queries_fill(struct remote *r, const struct sp_query *queries, size_t n) {
+static size_t queries_fill(struct remote *r, const struct sp_query *queries, size_t n,
+                           uint32_t guessed_wrong) {
     struct sp_wire_queries *m = (struct sp_wire_queries *)r->request;
     m->n = (uint32_t)n;
-    m->reserved = 0;
+    m->guessed_wrong = guessed_wrong;
     for (size_t i = 0; i < n; i++)
         m->query[i] = (struct sp_wire_query){.page = queries[i].page.v, .fp = queries[i].fp.v};
     return sizeof *m + n * sizeof m->query[0];
@@ -377,7 +378,8 @@ static int remote_ask(struct sp_link *l, const struct sp_query *queries, size_t 
         return 0;
     if (n > SP_WIRE_QUERIES_MAX)
         return -EINVAL;
-    int e = call(r, SP_WIRE_ASK, queries_fill(r, queries, n), -1, SP_WIRE_ANSWERS);
+    int e = call(r, SP_WIRE_ASK, queries_fill(r, queries, n, l->guessed_wrong), -1, SP_WIRE_ANSWERS);
+    l->guessed_wrong = 0;
     return e ? e : answers_take(r, n, ret_answers);
 }
 
@@ -386,7 +388,7 @@ static int remote_forget(struct sp_link *l, const struct sp_query *queries, size
     int e = 0;
     while (n && !e) {
         size_t part = n < SP_WIRE_QUERIES_MAX ? n : SP_WIRE_QUERIES_MAX;
-        e = call(r, SP_WIRE_FORGET, queries_fill(r, queries, part), -1, SP_WIRE_RESULT);
+        e = call(r, SP_WIRE_FORGET, queries_fill(r, queries, part, 0), -1, SP_WIRE_RESULT);
         queries += part;
         n -= part;
     }

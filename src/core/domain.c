@@ -24,6 +24,10 @@
 #define CHUNK_PAGES SP_WINDOW_PAGES
 #define WINDOW_NONE UINT64_MAX
 
+/* Guesses by probes that count: at most so many, and so many wrong ones are borne in any case. */
+#define GUESSES_REMEMBERED 65536
+#define GUESSES_WRONG_MIN  64
+
 _Static_assert(SP_SEGMENT_PAGES % CHUNK_PAGES == 0, "a chunk never crosses a segment");
 
 /* The chunk that a client publishes into: for one window at a time. */
@@ -43,6 +47,7 @@ struct sp_domain {
     struct sp_alloc memory; /* the owner's */
     uint64_t index_bytes;
     struct sp_domain_events events;
+    struct sp_sieve sieve;
     struct sp_stable stable;
     struct sp_unstable unstable;
     struct sp_clients clients;
@@ -52,6 +57,7 @@ struct sp_domain {
     bool sweeping;
     struct sp_table_place sweep;
     uint64_t deferred, published, punched;
+    uint64_t guesses, guesses_wrong; /* of late: by probes that lead to store pages; found to be wrong */
 };
 
 static void *counted_get(void *ctx, size_t bytes) {
@@ -79,9 +85,10 @@ int sp_domain_new(const struct sp_alloc *alloc, const struct sp_domain_events *e
     d->alloc = (struct sp_alloc){counted_get, counted_put, d};
     d->index_bytes = sizeof *d;
     d->events = *events;
-    sp_stable_init(&d->stable, &d->alloc);
+    sp_sieve_init(&d->sieve, &d->alloc);
+    sp_stable_init(&d->stable, &d->alloc, &d->sieve);
     sp_clients_init(&d->clients, &d->alloc);
-    sp_unstable_init(&d->unstable, &d->alloc, &d->clients);
+    sp_unstable_init(&d->unstable, &d->alloc, &d->clients, &d->sieve);
     *ret_domain = d;
     return 0;
 }
@@ -102,6 +109,7 @@ struct sp_domain *sp_domain_free(struct sp_domain *d) {
     sp_clients_deinit(&d->clients);
     sp_unstable_deinit(&d->unstable);
     sp_stable_deinit(&d->stable);
+    sp_sieve_deinit(&d->sieve);
     struct sp_alloc memory = d->memory;
     sp_alloc_put(&memory, d, sizeof *d);
     return NULL;
@@ -234,19 +242,66 @@ static enum sp_answer_kind remember(struct sp_domain *d, sp_client client, struc
     return kind;
 }
 
+void sp_domain_guessed_wrong(struct sp_domain *d, uint64_t n) {
+    d->guesses_wrong += n < SP_WINDOW_PAGES ? n : SP_WINDOW_PAGES;
+}
+
+/* Whether probes may decide who is a twin of whom: of late hardly any guess was wrong. What could have been
+ * guessed counts also while they may not, so that they are tried again: one guess in sixteen may be wrong. */
+static bool probes_trusted(struct sp_domain *d) {
+    if (d->guesses > GUESSES_REMEMBERED) {
+        d->guesses /= 2;
+        d->guesses_wrong /= 2;
+    }
+    return d->guesses_wrong <= GUESSES_WRONG_MIN + d->guesses / 16;
+}
+
+/* Everybody who waits under this probe, `own` aside, is hinted, and will be told to refine when it asks
+ * again: that is what being pending means here. It stays until it has forgotten its probe, which it does
+ * after it was asked about by its whole fingerprint: until then others are told to refine because of it, and
+ * from then on because of the sieve. */
+static struct sp_answer refine(struct sp_domain *d, sp_fp probe, const struct sp_group *g, int own) {
+    for (size_t i = 0; i < g->n; i++) {
+        if ((int)i == own)
+            continue;
+        sp_unstable_mark(&d->unstable, probe, g->entry[i], true);
+        hint(d, g->entry[i]);
+    }
+    return (struct sp_answer){SP_ANSWER_REFINE, SP_STORE_NONE};
+}
+
+static struct sp_answer answer_probe(struct sp_domain *d, sp_client client, struct sp_member *m,
+                                     struct sp_query q) {
+    sp_store_page store;
+    struct sp_group g;
+    bool trusted = probes_trusted(d), stable = sp_stable_probe(&d->stable, q.fp, &store);
+    d->guesses += stable;
+    if (trusted && stable)
+        return share(d, m, store);
+    sp_unstable_group(&d->unstable, q.fp, &g);
+    int own = sp_group_find(&g, client, q.page);
+    bool others = g.n > (size_t)(own >= 0), told = own >= 0 && sp_waiter_pending(g.entry[own]);
+    if (stable || sp_sieve_passes(&d->sieve, q.fp) || (!trusted && (others || told)))
+        return refine(d, q.fp, &g, own);
+    return (struct sp_answer){remember(d, client, q), SP_STORE_NONE};
+}
+
 static struct sp_answer answer(struct sp_domain *d, sp_client client, struct sp_member *m,
                                struct sp_query q) {
     sp_store_page store;
     if (!m || !query_valid(q))
         return (struct sp_answer){SP_ANSWER_DECLINED, SP_STORE_NONE};
+    if (!sp_fp_whole(q.fp))
+        return answer_probe(d, client, m, q);
     if (sp_stable_find(&d->stable, q.fp, &store))
         return share(d, m, store);
     return (struct sp_answer){remember(d, client, q), SP_STORE_NONE};
 }
 
 static void prefetch(const struct sp_domain *d, sp_fp fp) {
-    sp_table_prefetch(&d->stable.table, fp);
+    sp_table_prefetch(sp_fp_whole(fp) ? &d->stable.table : &d->stable.probes, fp);
     sp_table_prefetch(&d->unstable.table, fp);
+    sp_sieve_prefetch(&d->sieve, fp);
 }
 
 void sp_domain_ask(struct sp_domain *d, sp_client client, const struct sp_query *queries, size_t n,
@@ -291,13 +346,14 @@ static void pending_drop(struct sp_domain *d, sp_client client, struct sp_query 
     group_settle(d, q.fp);
 }
 
-void sp_domain_publish(struct sp_domain *d, sp_client client, struct sp_query query, struct sp_answer *ret) {
+void sp_domain_publish(struct sp_domain *d, sp_client client, struct sp_query query, sp_fp whole,
+                       struct sp_answer *ret) {
     struct sp_member *m = sp_clients_get(&d->clients, client);
     *ret = (struct sp_answer){SP_ANSWER_DECLINED, SP_STORE_NONE};
     if (!m || !query_valid(query))
         return;
     sp_store_page store;
-    if (sp_stable_find(&d->stable, query.fp, &store)) {
+    if (sp_stable_find(&d->stable, whole, &store)) {
         *ret = share(d, m, store);
         return;
     }
@@ -315,38 +371,47 @@ static bool store_given_out(const struct sp_domain *d, sp_store_page store) {
 }
 
 /* Into the stable set and the ledger, or neither. */
-static int publish(struct sp_domain *d, struct sp_member *m, sp_fp fp, sp_store_page store) {
+static int publish(struct sp_domain *d, struct sp_member *m, sp_fp fp, sp_fp probe, sp_store_page store) {
     int r = sp_ledger_take(&m->ledger, store);
     if (r < 0)
         return r;
-    r = sp_stable_add(&d->stable, fp, store);
+    r = sp_stable_add(&d->stable, fp, probe, store);
     if (r < 0)
         sp_ledger_give(&m->ledger, store);
     return r;
 }
 
-int sp_domain_publish_commit(struct sp_domain *d, sp_client client, struct sp_query query,
-                             sp_store_page store) {
+/* Those who wait under a fingerprint or probe whose content is stable now: they are hinted, `own` aside, and
+ * asked about anew. */
+static void group_end(struct sp_domain *d, sp_fp fp, sp_client client, sp_page own) {
+    struct sp_group g;
+    sp_unstable_group(&d->unstable, fp, &g);
+    for (size_t i = 0; i < g.n; i++)
+        sp_unstable_remove(&d->unstable, fp, g.entry[i]);
+    int mine = sp_group_find(&g, client, own);
+    for (size_t i = 0; i < g.n; i++)
+        if ((int)i != mine)
+            hint(d, g.entry[i]);
+}
+
+int sp_domain_publish_commit(struct sp_domain *d, sp_client client, struct sp_query query, sp_fp whole,
+                             sp_fp probe, sp_store_page store) {
     struct sp_member *m = sp_clients_get(&d->clients, client);
     sp_store_page there;
-    if (!query_valid(query) || !store_given_out(d, store) || sp_stable_references(&d->stable, store) > 0)
+    if (!query_valid(query) || !sp_fp_whole(whole) || sp_fp_whole(probe) || !store_given_out(d, store) ||
+        sp_stable_references(&d->stable, store) > 0)
         return -EINVAL;
-    int r = !m ? -ESRCH : sp_stable_find(&d->stable, query.fp, &there) ? -EEXIST : 0;
+    int r = !m ? -ESRCH : sp_stable_find(&d->stable, whole, &there) ? -EEXIST : 0;
     if (r == 0)
-        r = publish(d, m, query.fp, store);
+        r = publish(d, m, whole, probe, store);
     if (r < 0) {
         sp_domain_publish_abort(d, client, query, store);
         return r;
     }
     d->published++;
-    struct sp_group g;
-    sp_unstable_group(&d->unstable, query.fp, &g);
-    for (size_t i = 0; i < g.n; i++)
-        sp_unstable_remove(&d->unstable, query.fp, g.entry[i]);
-    int own = sp_group_find(&g, client, query.page);
-    for (size_t i = 0; i < g.n; i++)
-        if ((int)i != own)
-            hint(d, g.entry[i]);
+    group_end(d, query.fp, client, query.page);
+    if (query.fp.v != whole.v)
+        group_end(d, whole, client, query.page);
     return 0;
 }
 

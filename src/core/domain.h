@@ -41,7 +41,7 @@ struct sp_domain_events {
     void *ctx;
 };
 
-/* A question about one page. */
+/* A question about one page, by its probe or by its whole fingerprint. */
 struct sp_query {
     sp_page page;
     sp_fp fp;
@@ -52,6 +52,7 @@ enum sp_answer_kind {
     SP_ANSWER_SHARE = 1,   /* shares with `store`; a reference was taken for the asking client */
     SP_ANSWER_SEND = 2, /* a twin was seen elsewhere: publish this page's content (or say that it changed) */
     SP_ANSWER_DECLINED = 3, /* a limit (store full, exposure, memory): not remembered, ask again much later */
+    SP_ANSWER_REFINE = 4,   /* there may be a twin: ask at once by the whole fingerprint; not remembered */
 };
 
 struct sp_answer {
@@ -77,23 +78,36 @@ SP_WARN_UNUSED int sp_domain_client_add(struct sp_domain *d, sp_client *ret_clie
  * when memory runs out), so this never fails. The first that asks about a fingerprint is remembered; the
  * second is asked to send; those who ask while the second is about to send are remembered and hinted when it
  * has (or told to send themselves when it could not).
+ *
+ * By probes it goes the same way, while pages with the same probe mostly turn out to be the same (see
+ * sp_domain_guessed_wrong). SP_ANSWER_SHARE is then a guess: whoever finds the bytes to differ gives the
+ * reference back and asks by the whole fingerprint. When guesses have been wrong too often, or where the
+ * index knows whole fingerprints that the probe may belong to, everybody who may have a twin is told to
+ * refine.
  */
 void sp_domain_ask(struct sp_domain *d, sp_client client, const struct sp_query *queries, size_t n,
                    struct sp_answer *ret_answers);
 
+/* Clients compared `n` pages (at most a window's count at a time) with what they had been told to share by
+ * their probes, and found them to differ. */
+void sp_domain_guessed_wrong(struct sp_domain *d, uint64_t n);
+
 /*
- * First half of publishing, after SP_ANSWER_SEND and with the content's fingerprint checked by the caller.
+ * First half of publishing, after SP_ANSWER_SEND, by the caller who has checked that the content has the
+ * query's fingerprint or probe; `whole` is its whole fingerprint.
  * SP_ANSWER_SHARE: it is there meanwhile, a reference was taken, drop the content. SP_ANSWER_SEND: write the
  * content at *ret->store, then commit or abort; SP_ANSWER_DECLINED: a limit, or the client was not asked to
  * send this.
  */
-void sp_domain_publish(struct sp_domain *d, sp_client client, struct sp_query query, struct sp_answer *ret);
-/* The content is in the store: makes it part of the stable set with one reference, the client's, and hints
- * everybody who waits for it. -ENOMEM, -ESRCH (the client has gone meanwhile), -EEXIST (somebody else has
- * published it meanwhile): not published, as sp_domain_publish_abort. -EINVAL: not a store page that
- * sp_domain_publish gave out, or in use already; nothing is changed. */
+void sp_domain_publish(struct sp_domain *d, sp_client client, struct sp_query query, sp_fp whole,
+                       struct sp_answer *ret);
+/* The content is in the store; `whole` and `probe` are its fingerprint and its probe: makes it part of the
+ * stable set with one reference, the client's, and hints everybody who waits for it. -ENOMEM, -ESRCH (the
+ * client has gone meanwhile), -EEXIST (somebody else has published it meanwhile): not published, as
+ * sp_domain_publish_abort. -EINVAL: not a store page that sp_domain_publish gave out, or in use already;
+ * nothing is changed. */
 SP_WARN_UNUSED int sp_domain_publish_commit(struct sp_domain *d, sp_client client, struct sp_query query,
-                                            sp_store_page store);
+                                            sp_fp whole, sp_fp probe, sp_store_page store);
 /* It could not be written: the store page is given to events.punch and never used. */
 void sp_domain_publish_abort(struct sp_domain *d, sp_client client, struct sp_query query,
                              sp_store_page store);

@@ -8,6 +8,9 @@
 #include <xxhash.h>
 
 #include "core/fingerprint.h"
+
+#include <string.h>
+
 #include "core/fingerprint_avx2.h"
 
 _Static_assert(SP_KEY_BYTES == XXH3_SECRET_DEFAULT_SIZE, "the length of secret that the library recommends");
@@ -28,9 +31,39 @@ static uint64_t page_hash(const struct sp_key *key, const void *page) {
     return XXH3_64bits_withSecret(page, SP_PAGE_SIZE, key->secret, sizeof key->secret);
 }
 
+#define LINE_BYTES 64
+#define LINES      (SP_PAGE_SIZE / LINE_BYTES)
+#define SAMPLES    4
+
+/* Where the samples of a probe are. */
+static void sample_places(const struct sp_key *key, size_t ret_offset[SAMPLES]) {
+    ret_offset[0] = 0;
+    ret_offset[1] = (1 + key->secret[0] % (LINES - 2)) * LINE_BYTES;
+    ret_offset[2] = (1 + key->secret[1] % (LINES - 2)) * LINE_BYTES;
+    ret_offset[3] = (LINES - 1) * LINE_BYTES;
+}
+
+void sp_probe_prefetch(const struct sp_key *key, const void *page) {
+    size_t offset[SAMPLES];
+    sample_places(key, offset);
+    for (size_t i = 0; i < SAMPLES; i++)
+        __builtin_prefetch((const char *)page + offset[i]);
+}
+
+sp_fp sp_probe(const struct sp_key *key, const void *page) {
+    size_t offset[SAMPLES];
+    char sample[SAMPLES * LINE_BYTES];
+    sample_places(key, offset);
+    for (size_t i = 0; i < SAMPLES; i++)
+        memcpy(sample + i * LINE_BYTES, (const char *)page + offset[i], LINE_BYTES);
+    uint64_t v =
+        XXH3_64bits_withSecret(sample, sizeof sample, key->secret, sizeof key->secret) & ~UINT64_C(1);
+    return (sp_fp){v ? v : 2};
+}
+
 sp_fp sp_fingerprint(const struct sp_key *key, const void *page) {
-    uint64_t v = page_hash(key, page);
-    return (sp_fp){v ? v : 1};
+    const uint64_t trace = ((UINT64_C(1) << SP_TRACE_BITS) - 1) << 1;
+    return (sp_fp){(page_hash(key, page) & ~trace) | (sp_probe(key, page).v & trace) | 1};
 }
 
 bool sp_page_is_zero(const void *page) {

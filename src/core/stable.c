@@ -13,17 +13,20 @@
 struct stable_block {
     struct sp_block head;
     uint64_t fp[SP_BLOCK_PAGES];
+    uint64_t probe[SP_BLOCK_PAGES];
     uint32_t references[SP_BLOCK_PAGES]; /* 0: the page is not in the set */
 };
 
-void sp_stable_init(struct sp_stable *s, const struct sp_alloc *alloc) {
-    *s = (struct sp_stable){0};
+void sp_stable_init(struct sp_stable *s, const struct sp_alloc *alloc, struct sp_sieve *sieve) {
+    *s = (struct sp_stable){.sieve = sieve};
     sp_table_init(&s->table, alloc, SHARD_BITS);
+    sp_table_init(&s->probes, alloc, SHARD_BITS);
     sp_blocks_init(&s->blocks, alloc, sizeof(struct stable_block), BLOCK_SHARD_BITS);
 }
 
 void sp_stable_deinit(struct sp_stable *s) {
     sp_table_deinit(&s->table);
+    sp_table_deinit(&s->probes);
     sp_blocks_deinit(&s->blocks);
 }
 
@@ -31,22 +34,45 @@ bool sp_stable_find(const struct sp_stable *s, sp_fp fp, sp_store_page *ret_stor
     return sp_table_find(&s->table, fp, &ret_store->v);
 }
 
+bool sp_stable_probe(const struct sp_stable *s, sp_fp probe, sp_store_page *ret_store) {
+    return sp_table_find(&s->probes, probe, &ret_store->v);
+}
+
 uint64_t sp_stable_references(const struct sp_stable *s, sp_store_page store) {
     const struct stable_block *b = (const struct stable_block *)sp_blocks_peek(&s->blocks, store);
     return b ? b->references[sp_block_slot(store)] : 0;
 }
 
-int sp_stable_add(struct sp_stable *s, sp_fp fp, sp_store_page store) {
+/* Makes the page found by its probe, or counts it as hidden. Where there is no memory for one, the other. */
+static int probe_add(struct sp_stable *s, sp_fp fp, sp_fp probe, sp_store_page store) {
+    sp_store_page other;
+    if (!sp_stable_probe(s, probe, &other) && sp_table_insert(&s->probes, probe, store.v) == 0)
+        return 0;
+    return sp_sieve_add(s->sieve, fp);
+}
+
+static void probe_remove(struct sp_stable *s, sp_fp fp, sp_fp probe, sp_store_page store) {
+    if (!sp_table_remove(&s->probes, probe, store.v))
+        sp_sieve_remove(s->sieve, fp);
+}
+
+int sp_stable_add(struct sp_stable *s, sp_fp fp, sp_fp probe, sp_store_page store) {
     struct stable_block *b = (struct stable_block *)sp_blocks_get(&s->blocks, store);
     if (!b)
         return -ENOMEM;
     assert(b->references[sp_block_slot(store)] == 0);
-    int r = sp_table_insert(&s->table, fp, store.v);
+    int r = probe_add(s, fp, probe, store);
+    if (r == 0) {
+        r = sp_table_insert(&s->table, fp, store.v);
+        if (r < 0)
+            probe_remove(s, fp, probe, store);
+    }
     if (r < 0) {
         sp_blocks_trim(&s->blocks, &b->head);
         return r;
     }
     b->fp[sp_block_slot(store)] = fp.v;
+    b->probe[sp_block_slot(store)] = probe.v;
     b->references[sp_block_slot(store)] = 1;
     b->head.used++;
     s->pages++;
@@ -75,6 +101,7 @@ bool sp_stable_give(struct sp_stable *s, sp_store_page store, uint32_t n) {
     bool removed = sp_table_remove(&s->table, (sp_fp){b->fp[slot]}, store.v);
     assert(removed);
     (void)removed;
+    probe_remove(s, (sp_fp){b->fp[slot]}, (sp_fp){b->probe[slot]}, store);
     s->pages--;
     b->head.used--;
     sp_blocks_trim(&s->blocks, &b->head);

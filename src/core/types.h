@@ -22,7 +22,8 @@
 
 #define SP_WARN_UNUSED __attribute__((warn_unused_result))
 
-/* A keyed 64-bit hash of a page's content. It proposes; the byte comparison decides. */
+/* A keyed 64-bit hash of a page's content, or of a sample of it (core/fingerprint.h). It proposes; the byte
+ * comparison decides. */
 typedef struct {
     uint64_t v;
 } sp_fp;

@@ -8,9 +8,11 @@
 
 _Static_assert(SP_CLIENTS_MAX == 1 << (63 - SP_PAGE_BITS), "a waiter is one word");
 
-void sp_unstable_init(struct sp_unstable *u, const struct sp_alloc *alloc, const struct sp_clients *clients) {
+void sp_unstable_init(struct sp_unstable *u, const struct sp_alloc *alloc, const struct sp_clients *clients,
+                      struct sp_sieve *sieve) {
     sp_table_init(&u->table, alloc, SHARD_BITS);
     u->clients = clients;
+    u->sieve = sieve;
 }
 
 void sp_unstable_deinit(struct sp_unstable *u) {
@@ -48,13 +50,20 @@ int sp_group_pending(const struct sp_group *g) {
 }
 
 int sp_unstable_add(struct sp_unstable *u, sp_fp fp, sp_waiter w) {
-    return sp_table_insert(&u->table, fp, w.v);
+    int r = sp_sieve_add(u->sieve, fp);
+    if (r < 0)
+        return r;
+    r = sp_table_insert(&u->table, fp, w.v);
+    if (r < 0)
+        sp_sieve_remove(u->sieve, fp);
+    return r;
 }
 
 void sp_unstable_remove(struct sp_unstable *u, sp_fp fp, sp_waiter w) {
     bool removed = sp_table_remove(&u->table, fp, w.v);
     assert(removed);
     (void)removed;
+    sp_sieve_remove(u->sieve, fp);
 }
 
 void sp_unstable_mark(struct sp_unstable *u, sp_fp fp, sp_waiter w, bool pending) {

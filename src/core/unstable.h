@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The unstable set: fingerprints of pages that are not shared yet. Of the pages with one fingerprint at most
- * one is pending: its owner was asked to send it; the others wait. The number that wait is bounded, so that
- * everything about one fingerprint is done in constant time.
+ * The unstable set: fingerprints or probes of pages that are not shared yet. Of the pages with one
+ * fingerprint at most one is pending: its owner was asked to send it; the others wait. The number that wait
+ * is bounded, so that everything about one fingerprint is done in constant time.
  *
  * Entries of clients that have gone stay where they are; they are dropped when somebody meets them. So a
  * fingerprint's group, once read, holds only the living. Internal to core/.
@@ -12,6 +12,7 @@
 
 #include "core/clients.h"
 #include "core/domain.h"
+#include "core/sieve.h"
 #include "core/table.h"
 
 #define SP_PAGE_BITS         44
@@ -26,6 +27,7 @@ typedef struct {
 struct sp_unstable {
     struct sp_table table;
     const struct sp_clients *clients;
+    struct sp_sieve *sieve; /* counts the whole fingerprints */
 };
 
 /* The living entries of a fingerprint, oldest first. */
@@ -51,7 +53,8 @@ static inline sp_page sp_waiter_page(sp_waiter w) {
     return (sp_page){w.v & ((UINT64_C(1) << SP_PAGE_BITS) - 1)};
 }
 
-void sp_unstable_init(struct sp_unstable *u, const struct sp_alloc *alloc, const struct sp_clients *clients);
+void sp_unstable_init(struct sp_unstable *u, const struct sp_alloc *alloc, const struct sp_clients *clients,
+                      struct sp_sieve *sieve);
 void sp_unstable_deinit(struct sp_unstable *u);
 
 /* Reads the group of a fingerprint and drops those who have gone. */

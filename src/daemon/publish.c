@@ -14,11 +14,17 @@
 
 #include "daemon/log.h"
 
+/* What a content is known by. */
+struct identity {
+    sp_fp whole, probe;
+};
+
 /* Items first ... first + n - 1 of the message, to be written to consecutive store pages from `store` on. */
 struct batch {
     size_t first, n;
     sp_store_page store;
     const uint8_t *content;
+    const struct identity *identities; /* of the items of the message */
 };
 
 static void answer_set(struct sp_wire_answer *a, enum sp_answer_kind kind, sp_store_page store) {
@@ -29,9 +35,10 @@ static struct sp_query query_of(const struct sp_wire_item *item) {
     return (struct sp_query){.page = {item->page}, .fp = {item->fp}};
 }
 
-static void commit_one(struct member *m, const struct sp_wire_item *item, sp_store_page store,
-                       struct sp_wire_answer *ret_answer) {
-    if (sp_domain_publish_commit(m->domain->index, m->client, query_of(item), store) == 0)
+static void commit_one(struct member *m, const struct sp_wire_item *item, const struct identity *identity,
+                       sp_store_page store, struct sp_wire_answer *ret_answer) {
+    if (sp_domain_publish_commit(m->domain->index, m->client, query_of(item), identity->whole,
+                                 identity->probe, store) == 0)
         answer_set(ret_answer, SP_ANSWER_SHARE, store);
 }
 
@@ -59,7 +66,7 @@ static void batch_flush(struct member *m, const struct sp_wire_publish *p, struc
         if (r)
             sp_domain_publish_abort(d->index, m->client, query_of(item), store);
         else
-            commit_one(m, item, store, &ret_answers[b->first + i]);
+            commit_one(m, item, &b->identities[b->first + i], store, &ret_answers[b->first + i]);
     }
     b->n = 0;
 }
@@ -81,15 +88,25 @@ static void batch_add(struct member *m, const struct sp_wire_publish *p, struct 
     }
     if (!batch_continues(b, item, store)) {
         batch_flush(m, p, b, ret_answers);
-        *b = (struct batch){.first = item, .store = store, .content = content};
+        b->first = item;
+        b->store = store;
+        b->content = content;
     }
     b->n++;
+}
+
+/* Whether the content is what the client asked about. */
+static bool identify(const struct domain *d, const struct sp_wire_item *item, const uint8_t *content,
+                     struct identity *ret) {
+    *ret = (struct identity){sp_fingerprint(&d->key, content), sp_probe(&d->key, content)};
+    return item->fp == (sp_fp_whole((sp_fp){item->fp}) ? ret->whole.v : ret->probe.v);
 }
 
 void member_publish(struct member *m, const struct sp_wire_publish *p, struct sp_wire_answer *ret_answers) {
     struct domain *d = m->domain;
     const uint8_t *content = sp_wire_publish_contents(p);
-    struct batch b = {0};
+    struct identity identities[SP_WIRE_PUBLISH_MAX];
+    struct batch b = {.identities = identities};
     for (size_t i = 0; i < p->n; i++) {
         const struct sp_wire_item *item = &p->item[i];
         const uint8_t *mine = NULL;
@@ -99,11 +116,11 @@ void member_publish(struct member *m, const struct sp_wire_publish *p, struct sp
             mine = content;
             content += SP_PAGE_SIZE;
         }
-        if (!mine || sp_fingerprint(&d->key, mine).v != item->fp) {
+        if (!mine || !identify(d, item, mine, &identities[i])) {
             sp_domain_publish_refuse(d->index, m->client, query_of(item));
             continue;
         }
-        sp_domain_publish(d->index, m->client, query_of(item), &a);
+        sp_domain_publish(d->index, m->client, query_of(item), identities[i].whole, &a);
         if (a.kind == SP_ANSWER_SHARE)
             answer_set(&ret_answers[i], SP_ANSWER_SHARE, a.store);
         else if (a.kind == SP_ANSWER_SEND)

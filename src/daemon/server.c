@@ -17,6 +17,9 @@
 #define NS_PER_MS   UINT64_C(1000000)
 /* How long nobody is let in when there are no descriptors left. */
 #define LISTEN_PAUSE_NS (500 * NS_PER_MS)
+/* How long hints are collected: those for one window come with many messages of whoever publishes it, and
+ * each message wakes the one it is for. */
+#define HINTS_NS (1 * NS_PER_MS)
 /* How often to look whether anybody still needs us, once the owner has ended. */
 #define ALIVE_NS (200 * NS_PER_MS)
 
@@ -27,6 +30,7 @@ struct server {
     struct source listener, signals, owner; /* fd -1: none */
     struct host_file socket_file;
     uint64_t listen_again_ns; /* UINT64_MAX: listening */
+    uint64_t hints_ns;        /* when the hints that wait are sent; UINT64_MAX: there are none */
     uint64_t unused_ns;       /* since when nobody has options->alive; UINT64_MAX: somebody has */
     bool owner_ended;
     bool end;
@@ -134,13 +138,21 @@ static bool nobody_needs_us(struct server *v, uint64_t now_ns) {
     return !v->options->alive || unused(v, now_ns);
 }
 
-static void send_hints(struct service *s) {
+/* Returns when it is to be called again at the latest. */
+static uint64_t send_hints(struct server *v, uint64_t now_ns) {
+    struct service *s = &v->service;
+    if (s->hinted && v->hints_ns == UINT64_MAX)
+        v->hints_ns = now_ns + HINTS_NS;
+    if (now_ns < v->hints_ns)
+        return v->hints_ns;
+    v->hints_ns = UINT64_MAX;
     while (s->hinted) {
         struct member *m = s->hinted;
         s->hinted = m->hinted_next;
         m->hinted = false;
         session_send_hints(m->session);
     }
+    return UINT64_MAX;
 }
 
 static uint64_t listen_again(struct server *v, uint64_t now_ns) {
@@ -164,7 +176,7 @@ static uint64_t work(struct server *v) {
         v->service.pause_changed = false;
         sessions_send_pause(&v->sessions);
     }
-    send_hints(&v->service);
+    next_ns = earlier(next_ns, send_hints(v, now_ns));
     sessions_collect(&v->sessions);
     if (!v->end && nobody_needs_us(v, now_ns)) {
         v->end = true;
@@ -303,6 +315,7 @@ int server_run(const struct options *o) {
         .signals = {.fd = -1, .ready = signals_ready},
         .owner = {.fd = -1, .ready = owner_ready},
         .listen_again_ns = UINT64_MAX,
+        .hints_ns = UINT64_MAX,
         .unused_ns = UINT64_MAX};
     server = &v;
     sp_socket_close_hook = host_close_foreign;

@@ -367,6 +367,7 @@ void member_ask(struct member *m, const struct sp_wire_queries *q, struct sp_wir
     struct sp_answer answers[SP_WIRE_QUERIES_MAX];
     for (size_t i = 0; i < q->n; i++)
         queries[i] = query_of(&q->query[i]);
+    sp_domain_guessed_wrong(m->domain->index, q->guessed_wrong);
     sp_domain_ask(m->domain->index, m->client, queries, q->n, answers);
     for (size_t i = 0; i < q->n; i++)
         ret_answers[i] =

@@ -247,6 +247,8 @@ static void send_answers(struct session *s, const struct request *q, union answe
     sp_wire_header_init(&a->message.header, SP_WIRE_ANSWERS, bytes, sequence_of(q));
     a->message.n = n;
     a->message.reserved = 0;
+    /* Its own hints first: whoever merges a range now asks again until there are none when the answer is. */
+    session_send_hints(s);
     session_send(s, a, bytes, -1);
 }
 

@@ -12,6 +12,7 @@
 #include <string.h>
 
 #include "os/lock.h"
+#include "os/mapping.h"
 #include "os/memory.h"
 #include "os/proc.h"
 #include "os/socket.h"
@@ -201,6 +202,8 @@ static int local_userfaultfd(struct sp_link *link, int *ret_fd, bool *ret_fork_e
 static int local_ask(struct sp_link *link, const struct sp_query *queries, size_t n,
                      struct sp_answer *ret_answers) {
     struct local *l = local_of(link);
+    sp_domain_guessed_wrong(l->domain, link->guessed_wrong);
+    link->guessed_wrong = 0;
     sp_domain_ask(l->domain, l->client, queries, n, ret_answers);
     copy_counters(l);
     return 0;
@@ -219,36 +222,35 @@ static int segment_get(struct local *l, uint64_t number, struct sp_segment **ret
     return 0;
 }
 
-/* Writes the page and checks what arrived: the application may write to it meanwhile. */
-static int store_write(struct local *l, sp_store_page store, sp_fp fp, const void *content) {
+static int store_write(struct local *l, sp_store_page store, const void *content) {
     struct sp_segment *s;
-    uint8_t copy[SP_PAGE_SIZE];
     int error = segment_get(l, store.v / SP_SEGMENT_PAGES, &s);
-    if (error)
-        return error;
-    error = sp_segment_write(s, store.v % SP_SEGMENT_PAGES, content);
-    if (!error)
-        error = sp_segment_read(s, store.v % SP_SEGMENT_PAGES, copy);
-    if (!error && sp_fingerprint(&l->key, copy).v != fp.v)
-        error = -EAGAIN;
-    return error;
+    return error ? error : sp_segment_write(s, store.v % SP_SEGMENT_PAGES, content);
 }
 
+/* The application may write to the page meanwhile, or unmap it: what is checked and written is a copy. */
 static struct sp_answer publish_one(struct local *l, const struct sp_query *q, const void *content) {
     struct sp_answer answer = {.kind = SP_ANSWER_DECLINED, .store = SP_STORE_NONE};
-    if (!content) {
+    struct sp_answer declined = answer;
+    _Alignas(64) uint8_t copy[SP_PAGE_SIZE];
+    if (!content || sp_peek(copy, (uintptr_t)content, SP_PAGE_SIZE)) {
         sp_domain_publish_refuse(l->domain, l->client, *q);
-        return answer;
+        return declined;
     }
-    sp_domain_publish(l->domain, l->client, *q, &answer);
+    sp_fp whole = sp_fingerprint(&l->key, copy), probe = sp_probe(&l->key, copy);
+    if (q->fp.v != (sp_fp_whole(q->fp) ? whole.v : probe.v)) {
+        sp_domain_publish_refuse(l->domain, l->client, *q);
+        return declined;
+    }
+    sp_domain_publish(l->domain, l->client, *q, whole, &answer);
     if (answer.kind != SP_ANSWER_SEND)
         return answer;
-    if (store_write(l, answer.store, q->fp, content)) {
+    if (store_write(l, answer.store, copy)) {
         sp_domain_publish_abort(l->domain, l->client, *q, answer.store);
-        return (struct sp_answer){.kind = SP_ANSWER_DECLINED, .store = SP_STORE_NONE};
+        return declined;
     }
-    if (sp_domain_publish_commit(l->domain, l->client, *q, answer.store))
-        return (struct sp_answer){.kind = SP_ANSWER_DECLINED, .store = SP_STORE_NONE};
+    if (sp_domain_publish_commit(l->domain, l->client, *q, whole, probe, answer.store))
+        return declined;
     answer.kind = SP_ANSWER_SHARE;
     return answer;
 }

@@ -111,28 +111,42 @@ static void eligible_pages(struct sp_worker *w, uint64_t number, sp_bits *ret) {
     sp_bits_and(ret, &range);
 }
 
-/* Reads the candidates and writes the questions. A page that is being asked about is no longer fresh. */
-static void fingerprint(struct sp_worker *w, struct sp_window *win, const sp_bits *candidates) {
+static void query_add(struct sp_work *work, const struct sp_window *win, unsigned slot, sp_fp fp) {
+    work->queries[work->n++] = (struct sp_query){page_number(win->number, slot), fp};
+}
+
+/* A candidate is asked about by its probe, unless its probe has misled before. It is no longer fresh. */
+static void fingerprint_candidate(struct sp_worker *w, struct sp_window *win, unsigned slot) {
     struct sp_engine *e = w->engine;
-    struct sp_work *work = &w->work;
-    bool zero_pages = e->settings.v[SP_SETTING_use_zero_pages];
+    const uint8_t *page = page_memory(win, slot);
+    sp_bits_clear(&win->fresh, slot);
+    e->counters.v[SP_COUNTER_pages_scanned]++;
+    if (e->settings.v[SP_SETTING_use_zero_pages] && sp_page_is_zero(page))
+        sp_bits_set(&w->work.bits.zeros, slot);
+    else if (sp_bits_get(&win->misled, slot))
+        query_add(&w->work, win, slot, sp_fingerprint(&w->key, page));
+    else
+        query_add(&w->work, win, slot, sp_probe(&w->key, page));
+    sp_bits_clear(&win->misled, slot);
+}
+
+/* Pages whose samples are loaded ahead of the one that is read: far enough to hide the memory's delay. */
+#define PROBE_AHEAD 8
+
+/* Reads the candidates and writes the questions. */
+static void fingerprint(struct sp_worker *w, struct sp_window *win, const sp_bits *candidates) {
+    sp_bits hinted = win->reask;
+    sp_bits_and(&hinted, &win->known);
+    sp_bits_and(&hinted, &w->work.bits.eligible);
     for (unsigned slot = 0; slot < SP_WINDOW_PAGES; slot++) {
-        if (sp_bits_get(candidates, slot)) {
-            const uint8_t *page = page_memory(win, slot);
-            sp_bits_clear(&win->fresh, slot);
-            e->counters.v[SP_COUNTER_pages_scanned]++;
-            if (zero_pages && sp_page_is_zero(page))
-                sp_bits_set(&work->bits.zeros, slot);
-            else
-                work->queries[work->n++] =
-                    (struct sp_query){page_number(win->number, slot), sp_fingerprint(&w->key, page)};
-        } else if (sp_bits_get(&win->reask, slot) && sp_bits_get(&win->known, slot) &&
-                   sp_bits_get(&work->bits.eligible, slot)) {
-            work->queries[work->n++] =
-                (struct sp_query){page_number(win->number, slot), (sp_fp){win->slot[slot]}};
-        }
+        if (slot + PROBE_AHEAD < SP_WINDOW_PAGES && sp_bits_get(candidates, slot + PROBE_AHEAD))
+            sp_probe_prefetch(&w->key, page_memory(win, slot + PROBE_AHEAD));
+        if (sp_bits_get(candidates, slot))
+            fingerprint_candidate(w, win, slot);
+        else if (sp_bits_get(&hinted, slot))
+            query_add(&w->work, win, slot, (sp_fp){win->slot[slot]});
     }
-    sp_bits_minus(&win->reask, &work->bits.eligible);
+    sp_bits_minus(&win->reask, &w->work.bits.eligible);
 }
 
 /* Only what the index hinted at, by the fingerprints that are known: there was no look since. */
@@ -199,6 +213,18 @@ static bool choose(struct sp_worker *w, uint64_t number, enum sp_pass_mode mode)
     return work->n || sp_bits_any(&work->bits.zeros);
 }
 
+/* The window as it is now, and which of its pages may still be merged. NULL: it has gone, and with it all
+ * that was to be done. */
+static struct sp_window *window_again(struct sp_worker *w, uint64_t number) {
+    struct sp_engine *e = w->engine;
+    struct sp_window *win = sp_windows_find(&e->windows, number);
+    if (!win)
+        return NULL;
+    eligible_pages(w, number, &w->work.bits.eligible);
+    sp_bits_minus(&w->work.bits.eligible, &win->mapped);
+    return win;
+}
+
 /* ---- ask ---- */
 
 /* Publishes what was asked for; its answers replace those that said "send". */
@@ -223,12 +249,50 @@ static int publish(struct sp_worker *w) {
     return 0;
 }
 
-static int ask(struct sp_worker *w) {
+/* Reads the pages that were answered "refine" as a whole; those that may not be read any more count as
+ * declined. Returns how many there are, in work->publish, which is not in use yet. */
+static size_t refine_read(struct sp_worker *w, uint64_t number) {
+    struct sp_work *work = &w->work;
+    size_t n = 0;
+    sp_worker_lock(w);
+    struct sp_window *win = window_again(w, number);
+    for (size_t i = 0; i < work->n; i++) {
+        if (work->answers[i].kind != SP_ANSWER_REFINE)
+            continue;
+        unsigned slot = sp_page_slot(work->queries[i].page);
+        if (win && sp_bits_get(&work->bits.eligible, slot)) {
+            work->queries[i].fp = sp_fingerprint(&w->key, page_memory(win, slot));
+            work->publish[n++] = work->queries[i];
+        } else {
+            work->answers[i].kind = SP_ANSWER_DECLINED;
+        }
+    }
+    sp_engine_unlock(w->engine);
+    return n;
+}
+
+/* Asks again, by the whole, about what was answered "refine". */
+static int refine(struct sp_worker *w, uint64_t number) {
+    struct sp_work *work = &w->work;
+    struct sp_link *link = w->engine->link;
+    size_t n = refine_read(w, number), k = 0;
+    int error = n ? link->ops->ask(link, work->publish, n, work->published) : 0;
+    if (error)
+        return error;
+    for (size_t i = 0; i < work->n; i++)
+        if (work->answers[i].kind == SP_ANSWER_REFINE)
+            work->answers[i] = work->published[k++];
+    return 0;
+}
+
+static int ask(struct sp_worker *w, uint64_t number) {
     struct sp_work *work = &w->work;
     if (!work->n)
         return 0;
     struct sp_link *link = w->engine->link;
     int error = link->ops->ask(link, work->queries, work->n, work->answers);
+    if (!error)
+        error = refine(w, number);
     return error ? error : publish(w);
 }
 
@@ -238,40 +302,38 @@ static void site_add(struct sp_work *work, unsigned slot, sp_store_page store) {
     work->sites[work->n_sites++] = (struct sp_site){slot, store};
 }
 
-/* The window as it is now, and which of its pages may still be merged. NULL: it has gone, and with it all
- * that was to be done. */
-static struct sp_window *window_again(struct sp_worker *w, uint64_t number) {
-    struct sp_engine *e = w->engine;
-    struct sp_window *win = sp_windows_find(&e->windows, number);
-    if (!win)
-        return NULL;
-    eligible_pages(w, number, &w->work.bits.eligible);
-    sp_bits_minus(&w->work.bits.eligible, &win->mapped);
-    return win;
+/* The page waits in the index, under this fingerprint or probe. */
+static void page_known(struct sp_engine *e, struct sp_window *win, unsigned slot, sp_fp fp) {
+    if (!sp_bits_get(&win->known, slot))
+        e->counters.v[SP_COUNTER_pages_unshared]++;
+    else if (win->slot[slot] != fp.v) /* its probe, until now */
+        sp_debts_forget(&e->debts, page_number(win->number, slot), (sp_fp){win->slot[slot]});
+    win->slot[slot] = fp.v;
+    sp_bits_set(&win->known, slot);
+    sp_volatility_calmed(&win->volatility[slot]);
 }
 
-static void sort_answer(struct sp_worker *w, struct sp_window *win, unsigned slot, sp_fp fp,
+static void sort_answer(struct sp_worker *w, struct sp_window *win, const struct sp_query *q,
                         const struct sp_answer *a) {
     struct sp_engine *e = w->engine;
+    unsigned slot = sp_page_slot(q->page);
     bool eligible = win && sp_bits_get(&w->work.bits.eligible, slot);
     if (a->kind == SP_ANSWER_SHARE && eligible) {
         site_add(&w->work, slot, a->store);
+        if (!sp_fp_whole(q->fp))
+            sp_bits_set(&w->work.bits.guessed, slot);
         return;
     }
     if (a->kind == SP_ANSWER_SHARE)
         sp_debts_release(&e->debts, a->store);
-    if (!eligible)
-        return;
-    if (a->kind == SP_ANSWER_UNKNOWN && sp_window_slots(&e->windows, win)) {
-        if (!sp_bits_get(&win->known, slot))
-            e->counters.v[SP_COUNTER_pages_unshared]++;
-        win->slot[slot] = fp.v;
-        sp_bits_set(&win->known, slot);
-        sp_volatility_calmed(&win->volatility[slot]);
+    if (a->kind == SP_ANSWER_UNKNOWN && eligible && sp_window_slots(&e->windows, win)) {
+        page_known(e, win, slot, q->fp);
         return;
     }
     if (a->kind == SP_ANSWER_UNKNOWN)
-        sp_debts_forget(&e->debts, page_number(win->number, slot), fp);
+        sp_debts_forget(&e->debts, q->page, q->fp);
+    if (!eligible)
+        return;
     /* Declined, or no memory to remember it: later again, with patience. */
     sp_page_unknow(e, win, slot);
     sp_volatility_failed(&win->volatility[slot]);
@@ -290,7 +352,7 @@ static void sort(struct sp_worker *w, uint64_t number) {
             if (win && sp_bits_get(&work->bits.eligible, slot))
                 site_add(work, slot, SP_STORE_ZERO);
         } else if (i < work->n && sp_page_slot(work->queries[i].page) == slot) {
-            sort_answer(w, win, slot, work->queries[i].fp, &work->answers[i]);
+            sort_answer(w, win, &work->queries[i], &work->answers[i]);
             i++;
         }
     }
@@ -333,6 +395,19 @@ static void account_merged(struct sp_engine *e, struct sp_window *win, unsigned 
     sp_volatility_calmed(&win->volatility[slot]);
 }
 
+/* What the index guessed from the page's probe was another page: asked about as a whole, soon. */
+static void guess_wrong(struct sp_worker *w, struct sp_window *win, unsigned slot, sp_store_page store) {
+    struct sp_engine *e = w->engine;
+    sp_debts_release(&e->debts, store);
+    sp_page_unknow(e, win, slot);
+    e->link->guessed_wrong++;
+    sp_bits_set(&win->misled, slot);
+    sp_bits_set(&win->fresh, slot);
+    sp_engine_queue(e, win);
+    w->misled = true;
+    w->pending++;
+}
+
 /* A page whose child has gone is still treated as shared until it is written: make it our own
  * (MADV_POPULATE_WRITE changes no content; a write by hand could fault). A pinned page is not harmed by it.
  */
@@ -362,6 +437,10 @@ static void account(struct sp_worker *w, struct sp_window *win, unsigned slot, s
     case SP_OUTCOME_CHANGED:
         e->counters.v[SP_COUNTER_pages_differed]++;
         result->changed_pages++;
+        if (sp_bits_get(&w->work.bits.guessed, slot)) {
+            guess_wrong(w, win, slot, store);
+            return;
+        }
         break;
     case SP_OUTCOME_BUSY:
         e->counters.v[SP_COUNTER_pages_pinned]++;
@@ -416,10 +495,10 @@ static bool prepare_view(struct sp_worker *w, const struct sp_run *run, unsigned
 }
 
 /*
- * What is needed to verify and remap a run: its store pages, before the freeze, in memory of our own. Those of
- * a long run are mapped there, which saves copying them (0.2 against 0.7 us for each page of a whole window);
- * those of a short run are read, because mapping them would cost more (4 against 1 us for a single page).
- * False: the segment cannot be had.
+ * What is needed to verify and remap a run: its store pages, before the freeze, in memory of our own. Those
+ * of a long run are mapped there, which saves copying them (0.2 against 0.7 us for each page of a whole
+ * window); those of a short run are read, because mapping them would cost more (4 against 1 us for a single
+ * page). False: the segment cannot be had.
  */
 static bool batch_prepare(struct sp_worker *w, const struct sp_run *run, unsigned pages,
                           struct sp_batch_run *ret) {
@@ -634,7 +713,7 @@ void sp_pass_window(struct sp_worker *w, uint64_t number, enum sp_pass_mode mode
     if (!choose(w, number, mode))
         return;
     w->done += w->work.n;
-    if (ask(w)) {
+    if (ask(w, number)) {
         sp_worker_unlink(w);
         unanswered(w, number);
         return;

@@ -79,6 +79,7 @@ struct sp_work {
     struct sp_batch_run batch_runs[SP_WINDOW_PAGES];
     struct sp_bits_pair {
         sp_bits zeros;    /* candidates that hold zeros */
+        sp_bits guessed;  /* sites that the index found by their probes */
         sp_bits eligible; /* pages of the window that may be read and merged */
     } bits;
 };
@@ -107,6 +108,7 @@ struct sp_worker {
     size_t n_hot;
     uint64_t broken_next;   /* window to go on with in search of broken pages */
     uint64_t pending;       /* windows that the current pass leaves with something to do soon */
+    bool misled;            /* the index guessed wrong of a page since this was reset */
     uint64_t done;          /* pages that the current pass merged or asked about */
     uint64_t mappings_left; /* of the budget (H4) */
     uint64_t interval_ns, last_pass_ns, next_pass_ns, next_link_ns, next_report_ns, next_count_ns;

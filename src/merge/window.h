@@ -5,7 +5,7 @@
  *
  *     written ──settles──▶ (candidate) ──asked──▶ known ──twin──▶ shared + mapped ──write──▶ mapped
  *
- * slot[i] is the fingerprint of a known page and the store page of a shared one.
+ * slot[i] is the fingerprint or probe of a known page and the store page of a shared one.
  */
 #ifndef SP_MERGE_WINDOW_H
 #define SP_MERGE_WINDOW_H
@@ -24,6 +24,7 @@ struct sp_window {
     sp_bits reask;          /* known, and the index said that it is worth asking again */
     sp_bits mapped;         /* lies in a mapping of the store, broken or not */
     sp_bits shared;         /* maps the store page slot[] and holds a reference to it */
+    sp_bits misled;         /* what its probe led to had another content: to be asked about as a whole */
     sp_bits zeroed;         /* was zeros, given back, not written since */
     sp_volatility volatility[SP_WINDOW_PAGES];
     uint8_t heat;      /* how often in a row most of it was written */

@@ -381,11 +381,12 @@ static void worker_pass(struct sp_worker *w) {
 /* ---- synchronous merges ---- */
 
 /* One round over the range. Returns whether another one could find more: the index made hints of pages of
- * ours. */
+ * ours, or had guessed wrong. */
 static bool now_round(struct sp_worker *w, struct sp_request *r) {
     struct sp_engine *e = w->engine;
     enum sp_pass_mode mode = r->quiescent ? SP_PASS_QUIESCENT : SP_PASS_NOW;
     uint64_t number = r->start / SP_WINDOW_SIZE, end = (r->end + SP_WINDOW_SIZE - 1) / SP_WINDOW_SIZE;
+    w->misled = false;
     while (number < end) {
         sp_worker_lock(w);
         struct sp_window *win = sp_windows_next(&e->windows, number);
@@ -395,7 +396,7 @@ static bool now_round(struct sp_worker *w, struct sp_request *r) {
             break;
         sp_pass_window(w, number++, mode, &r->result);
     }
-    return take_hints(w) > 0;
+    return take_hints(w) > 0 || w->misled;
 }
 
 /* Without tracking nobody knows what changed since the pages were made known. */

@@ -6,6 +6,7 @@
 #include "os/mapping.h"
 
 #include <errno.h>
+#include <sys/uio.h>
 
 #include "os/fault.h"
 #include "os/kernel.h"
@@ -131,6 +132,15 @@ int sp_map_attributes(uintptr_t address, size_t bytes, unsigned attributes) {
         first = first ? first : error;
     }
     return first;
+}
+
+int sp_peek(void *to, uintptr_t from, size_t bytes) {
+    int fault = sp_fault("peek");
+    if (fault)
+        return fault;
+    struct iovec local = {to, bytes}, remote = {(void *)from, bytes};
+    long r = sp_syscall(SYS_process_vm_readv, sp_syscall(SYS_getpid), &local, 1, &remote, 1, 0);
+    return r < 0 ? (int)r : (size_t)r == bytes ? 0 : -EFAULT;
 }
 
 int sp_protect(uintptr_t address, size_t bytes, int prot) {

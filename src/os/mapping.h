@@ -32,8 +32,8 @@ SP_WARN_UNUSED int sp_map_fresh(uintptr_t address, size_t bytes, int prot);
 SP_WARN_UNUSED int sp_map_file(int fd, uint64_t offset_bytes, size_t bytes, bool writable,
                                void **ret_address);
 
-/* Replaces [address, +bytes), memory of our own, by a read-only shared view of a file with its pages mapped at
- * once (MAP_POPULATE); a child gets no copy of it. On failure what was there may have gone. */
+/* Replaces [address, +bytes), memory of our own, by a read-only shared view of a file with its pages mapped
+ * at once (MAP_POPULATE); a child gets no copy of it. On failure what was there may have gone. */
 SP_WARN_UNUSED int sp_map_view(uintptr_t address, size_t bytes, int fd, uint64_t offset_bytes);
 
 SP_WARN_UNUSED int sp_unmap(void *address, size_t bytes);
@@ -44,6 +44,10 @@ SP_WARN_UNUSED int sp_advise(uintptr_t address, size_t bytes, int advice);
 /* Gives a mapping that was made anew the SP_ATTR_* (os/proc.h) of the one before. Sets all that it can;
  * returns the first error. */
 SP_WARN_UNUSED int sp_map_attributes(uintptr_t address, size_t bytes, unsigned attributes);
+
+/* Copies from this process's memory as the kernel would: memory that is not there, or not readable, is an
+ * answer (-EFAULT), not a crash (H22). */
+SP_WARN_UNUSED int sp_peek(void *to, uintptr_t from, size_t bytes);
 
 SP_WARN_UNUSED int sp_protect(uintptr_t address, size_t bytes, int prot);
 

@@ -267,12 +267,6 @@ static bool is_self(int pidfd) {
     return false;
 }
 
-/* Copies from the program's memory as the kernel would: a wrong address is an answer, not a crash. */
-static bool peek(void *to, uint64_t from, size_t bytes) {
-    struct iovec local = {to, bytes}, remote = {(void *)(uintptr_t)from, bytes};
-    return sp_syscall(SYS_process_vm_readv, sp_syscall(SYS_getpid), &local, 1, &remote, 1, 0) == (long)bytes;
-}
-
 /* Advice to ourselves goes the way of madvise, range by range: how much was done, or the first error. */
 long call_process_madvise(const long a[6]) {
     const struct call raw = {SYS_process_madvise, {a[0], a[1], a[2], a[3], a[4], a[5]}};
@@ -283,7 +277,7 @@ long call_process_madvise(const long a[6]) {
         return call_make(&raw);
     for (uint64_t i = 0; i < count; i++) {
         struct iovec v;
-        if (!peek(&v, (uint64_t)a[1] + i * sizeof(v), sizeof(v)))
+        if (sp_peek(&v, (uint64_t)a[1] + i * sizeof(v), sizeof(v)))
             return done ? done : -EFAULT;
         long r = call_madvise((uint64_t)(uintptr_t)v.iov_base, v.iov_len, (int)a[3]);
         if (is_error(r))

@@ -20,7 +20,6 @@
 #include <linux/sched.h>
 #include <pthread.h>
 #include <sys/mman.h>
-#include <sys/uio.h>
 
 #include "merge/state.h"
 #include "os/mapping.h"
@@ -167,9 +166,7 @@ int names_clone(int (*fn)(void *), void *stack, int flags, void *arg, void *pare
 
 /* The first words of clone3's arguments; from memory that may not be there. */
 static bool clone3_read(long pointer, struct clone_args *ret) {
-    struct iovec local = {ret, CLONE_ARGS_SIZE_VER0}, remote = {(void *)pointer, CLONE_ARGS_SIZE_VER0};
-    return sp_syscall(SYS_process_vm_readv, sp_syscall(SYS_getpid), &local, 1, &remote, 1, 0) ==
-           CLONE_ARGS_SIZE_VER0;
+    return sp_peek(ret, (uintptr_t)pointer, CLONE_ARGS_SIZE_VER0) == 0;
 }
 
 /*

@@ -80,7 +80,7 @@ static const char *check_welcome(const void *message, size_t bytes, size_t n_fds
 
 static const char *check_queries(const void *message, size_t bytes, size_t n_fds) {
     const struct sp_wire_queries *m = message;
-    if (m->reserved)
+    if (m->guessed_wrong && m->header.type != SP_WIRE_ASK)
         return bad_reserved;
     if (!count_ok(bytes, sizeof *m, m->n, sizeof m->query[0], SP_WIRE_QUERIES_MAX))
         return bad_count;
@@ -129,7 +129,7 @@ static const char *check_answers(const void *message, size_t bytes, size_t n_fds
         const struct sp_wire_answer *a = &m->answer[i];
         if (a->reserved)
             return bad_reserved;
-        if (a->kind > SP_ANSWER_DECLINED)
+        if (a->kind > SP_ANSWER_REFINE)
             return "an unknown answer";
         if (a->kind == SP_ANSWER_SHARE ? a->store >= SP_WIRE_PAGE_LIMIT : a->store != UINT64_MAX)
             return "a store page is out of range";

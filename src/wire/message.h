@@ -21,7 +21,7 @@
 #include "core/types.h"
 
 #define SP_WIRE_MAGIC   UINT32_C(0x47504d53) /* "SMPG" */
-#define SP_WIRE_VERSION 1
+#define SP_WIRE_VERSION 2
 
 /* Most of everything that comes in numbers, in one message. */
 #define SP_WIRE_QUERIES_MAX SP_WINDOW_PAGES
@@ -98,7 +98,8 @@ struct sp_wire_query {
 struct sp_wire_queries {
     struct sp_wire_header header;
     uint32_t n;
-    uint32_t reserved;
+    uint32_t
+        guessed_wrong; /* ASK: pages that differed from what they were told to share, since the last one */
     struct sp_wire_query query[];
 };
 

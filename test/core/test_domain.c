@@ -64,7 +64,28 @@ static int world_end(void **state) {
 }
 
 static struct sp_query query(uint64_t page, uint64_t fp) {
-    return (struct sp_query){{page}, {fp << 40 | fp}};
+    return (struct sp_query){{page}, {fp << 40 | fp << 1 | 1}};
+}
+
+/* The same by a probe. */
+static struct sp_query probing(uint64_t page, uint64_t fp) {
+    return (struct sp_query){{page}, {fp << 40 | fp << 1}};
+}
+
+static sp_fp probe_of(struct sp_query q) {
+    return (sp_fp){q.fp.v & ~UINT64_C(1)};
+}
+
+static sp_fp whole_of(struct sp_query q) {
+    return (sp_fp){q.fp.v | 1};
+}
+
+static void offer(sp_client client, struct sp_query q, struct sp_answer *ret) {
+    sp_domain_publish(w.d, client, q, whole_of(q), ret);
+}
+
+static int commit(sp_client client, struct sp_query q, sp_store_page store) {
+    return sp_domain_publish_commit(w.d, client, q, whole_of(q), probe_of(q), store);
 }
 
 static struct sp_answer ask(sp_client client, struct sp_query q) {
@@ -80,9 +101,9 @@ static void expect(sp_client client, struct sp_query q, enum sp_answer_kind kind
 /* The page was asked to send, and does. */
 static sp_store_page publish(sp_client client, struct sp_query q) {
     struct sp_answer a;
-    sp_domain_publish(w.d, client, q, &a);
+    offer(client, q, &a);
     assert_int_equal(a.kind, SP_ANSWER_SEND);
-    assert_int_equal(sp_domain_publish_commit(w.d, client, q, a.store), 0);
+    assert_int_equal(commit(client, q, a.store), 0);
     return a.store;
 }
 
@@ -163,13 +184,13 @@ static void aborted_places_are_not_used_again(void **state) {
     struct sp_answer first, second;
     expect(w.a, query(5, 7), SP_ANSWER_UNKNOWN);
     expect(w.b, query(5, 7), SP_ANSWER_SEND);
-    sp_domain_publish(w.d, w.b, query(5, 7), &first);
+    offer(w.b, query(5, 7), &first);
     assert_int_equal(first.kind, SP_ANSWER_SEND);
     sp_domain_publish_abort(w.d, w.b, query(5, 7), first.store);
     assert_int_equal(w.punches, 1);
     assert_true(w.punched[0].first.v == first.store.v);
     expect(w.b, query(5, 7), SP_ANSWER_SEND);
-    sp_domain_publish(w.d, w.b, query(5, 7), &second);
+    offer(w.b, query(5, 7), &second);
     assert_int_equal(second.kind, SP_ANSWER_SEND);
     assert_true(second.store.v / SP_WINDOW_PAGES > first.store.v / SP_WINDOW_PAGES);
     assert_true(counter(SP_COUNTER_pages_published) == 0);
@@ -177,18 +198,18 @@ static void aborted_places_are_not_used_again(void **state) {
 
 static void only_the_one_that_was_asked_publishes(void **state) {
     struct sp_answer a;
-    sp_domain_publish(w.d, w.a, query(1, 7), &a);
+    offer(w.a, query(1, 7), &a);
     assert_int_equal(a.kind, SP_ANSWER_DECLINED);
     expect(w.a, query(1, 7), SP_ANSWER_UNKNOWN);
-    sp_domain_publish(w.d, w.a, query(1, 7), &a);
+    offer(w.a, query(1, 7), &a);
     assert_int_equal(a.kind, SP_ANSWER_DECLINED);
     expect(w.b, query(2, 7), SP_ANSWER_SEND);
-    sp_domain_publish(w.d, w.b, query(3, 7), &a);
+    offer(w.b, query(3, 7), &a);
     assert_int_equal(a.kind, SP_ANSWER_DECLINED);
-    assert_int_equal(sp_domain_publish_commit(w.d, w.b, query(2, 7), (sp_store_page){77}), -EINVAL);
+    assert_int_equal(commit(w.b, query(2, 7), (sp_store_page){77}), -EINVAL);
     assert_int_equal(w.punches, 0);
     (void)publish(w.b, query(2, 7));
-    sp_domain_publish(w.d, w.a, query(1, 7), &a);
+    offer(w.a, query(1, 7), &a);
     assert_int_equal(a.kind, SP_ANSWER_SHARE);
     assert_true(sp_domain_references(w.d, a.store) == 2);
 }
@@ -313,9 +334,9 @@ static void impossible_questions_are_declined(void **state) {
     for (size_t i = 0; i < 3; i++) {
         struct sp_answer a;
         expect(w.a, wrong[i], SP_ANSWER_DECLINED);
-        sp_domain_publish(w.d, w.a, wrong[i], &a);
+        offer(w.a, wrong[i], &a);
         assert_int_equal(a.kind, SP_ANSWER_DECLINED);
-        assert_int_equal(sp_domain_publish_commit(w.d, w.a, wrong[i], (sp_store_page){0}), -EINVAL);
+        assert_int_equal(commit(w.a, wrong[i], (sp_store_page){0}), -EINVAL);
         sp_domain_publish_abort(w.d, w.a, wrong[i], (sp_store_page){0});
         sp_domain_publish_refuse(w.d, w.a, wrong[i]);
         sp_domain_forget(w.d, w.a, &wrong[i], 1);
@@ -435,15 +456,23 @@ static void a_commit_without_memory_keeps_none(void **state) {
         struct sp_answer a;
         expect(w.a, query(i * 1000, i), SP_ANSWER_UNKNOWN);
         expect(w.b, query(i * 1000, i), SP_ANSWER_SEND);
-        sp_domain_publish(w.d, w.b, query(i * 1000, i), &a);
+        offer(w.b, query(i * 1000, i), &a);
         uint64_t bytes = w.memory.bytes, punches = w.punches;
         w.memory.fail_at = w.memory.gets + i;
         uint64_t failures = w.memory.failures;
-        int r = sp_domain_publish_commit(w.d, w.b, query(i * 1000, i), a.store);
+        int r = commit(w.b, query(i * 1000, i), a.store);
         w.memory.fail_at = 0;
         if (w.memory.failures == failures) {
             assert_int_equal(r, 0);
             break;
+        }
+        if (r == 0) { /* no memory for the probe: then it is found by its fingerprint only */
+            expect(w.a, probing(i * 1000, i), SP_ANSWER_REFINE); /* hidden */
+            assert_true(ask(w.a, query(i * 1000, i)).store.v == a.store.v);
+            assert_int_equal(sp_domain_release(w.d, w.b, a.store, 1, 1), 0);
+            sp_domain_client_remove(w.d, w.a);
+            w.a = client_new();
+            continue;
         }
         assert_int_equal(r, -ENOMEM);
         assert_int_equal(w.punches, punches + 1);
@@ -485,7 +514,7 @@ static void limits_decline(void **state) {
     expect(w.b, query(2, 8), SP_ANSWER_SEND);
     sp_domain_limit(w.d, 1, false);
     struct sp_answer a;
-    sp_domain_publish(w.d, w.b, query(2, 8), &a);
+    offer(w.b, query(2, 8), &a);
     assert_int_equal(a.kind, SP_ANSWER_DECLINED);
     assert_true(sp_domain_unstable(w.d) == 1);
     sp_domain_limit(w.d, 0, true);
@@ -514,21 +543,160 @@ static void a_late_commit_changes_nothing(void **state) {
     struct sp_answer a;
     expect(w.a, query(1, 7), SP_ANSWER_UNKNOWN);
     expect(w.b, query(2, 7), SP_ANSWER_SEND);
-    sp_domain_publish(w.d, w.b, query(2, 7), &a);
+    offer(w.b, query(2, 7), &a);
     assert_int_equal(a.kind, SP_ANSWER_SEND);
     sp_domain_client_remove(w.d, w.b);
     expect(w.c, query(3, 7), SP_ANSWER_SEND);
     sp_store_page store = publish(w.c, query(3, 7));
-    assert_int_equal(sp_domain_publish_commit(w.d, w.b, query(2, 7), a.store), -ESRCH);
+    assert_int_equal(commit(w.b, query(2, 7), a.store), -ESRCH);
     assert_int_equal(w.punches, 1);
     assert_true(w.punched[0].first.v == a.store.v);
-    assert_int_equal(sp_domain_publish_commit(w.d, w.c, query(3, 7), store), -EINVAL);
+    assert_int_equal(commit(w.c, query(3, 7), store), -EINVAL);
     sp_domain_publish_abort(w.d, w.c, query(3, 7), store);
     assert_true(sp_domain_references(w.d, store) == 1);
     assert_int_equal(w.punches, 1);
 }
 
 #define domain_test(f) cmocka_unit_test_setup_teardown(f, world_begin, world_end)
+
+/* ---- probes ---- */
+
+/* Another content with the same probe. */
+static struct sp_query resembling(uint64_t page, uint64_t fp, uint64_t other) {
+    return (struct sp_query){{page}, {other << 50 | fp << 1 | 1}};
+}
+
+static void probes_are_not_trusted(void) {
+    sp_domain_guessed_wrong(w.d, 1000);
+}
+
+static void who_is_alone_waits_under_its_probe(void **state) {
+    expect(w.a, probing(1, 7), SP_ANSWER_UNKNOWN);
+    expect(w.a, probing(1, 7), SP_ANSWER_UNKNOWN); /* asking again is not a twin */
+    assert_true(sp_domain_unstable(w.d) == 1);
+    struct sp_query q = probing(1, 7);
+    sp_domain_forget(w.d, w.a, &q, 1);
+    expect(w.b, probing(2, 7), SP_ANSWER_UNKNOWN);
+}
+
+static void the_way_of_a_page_by_its_probe(void **state) {
+    expect(w.a, probing(1, 7), SP_ANSWER_UNKNOWN);
+    expect(w.b, probing(2, 7), SP_ANSWER_SEND);
+    sp_store_page store = publish(w.b, probing(2, 7));
+    assert_true(was_hinted(w.a, 1));
+    assert_true(sp_domain_unstable(w.d) == 0);
+    struct sp_answer a = ask(w.a, probing(1, 7)), c = ask(w.c, query(3, 7));
+    assert_true(a.kind == SP_ANSWER_SHARE && a.store.v == store.v);
+    assert_true(c.kind == SP_ANSWER_SHARE && c.store.v == store.v);
+    assert_true(sp_domain_references(w.d, store) == 3);
+}
+
+/* Published by a probe, it ends the waiting of those who ask by the whole, too. */
+static void whole_waiters_are_hinted_by_a_probes_publication(void **state) {
+    expect(w.a, probing(1, 7), SP_ANSWER_UNKNOWN);
+    expect(w.b, probing(2, 7), SP_ANSWER_SEND);
+    expect(w.c, query(3, 7), SP_ANSWER_UNKNOWN);
+    (void)publish(w.b, probing(2, 7));
+    assert_true(was_hinted(w.c, 3) && was_hinted(w.a, 1));
+    expect(w.c, query(3, 7), SP_ANSWER_SHARE);
+}
+
+static void wrong_guesses_end_the_trust_in_probes(void **state) {
+    expect(w.a, probing(1, 7), SP_ANSWER_UNKNOWN);
+    sp_store_page stable = make_stable(w.b, w.c, 9, 9);
+    probes_are_not_trusted();
+    expect(w.a, probing(4, 9), SP_ANSWER_REFINE);
+    assert_true(ask(w.a, query(4, 9)).store.v == stable.v);
+    expect(w.b, probing(2, 7), SP_ANSWER_REFINE);
+    assert_true(was_hinted(w.a, 1));
+    expect(w.a, probing(1, 7), SP_ANSWER_REFINE); /* also before the other one has refined */
+    expect(w.b, query(2, 7), SP_ANSWER_UNKNOWN);
+    expect(w.a, query(1, 7), SP_ANSWER_SEND);
+    sp_store_page store = publish(w.a, query(1, 7));
+    assert_true(was_hinted(w.b, 2));
+    struct sp_answer a = ask(w.b, query(2, 7));
+    assert_true(a.kind == SP_ANSWER_SHARE && a.store.v == store.v);
+}
+
+static void right_guesses_win_it_back(void **state) {
+    (void)make_stable(w.a, w.b, 1, 7);
+    probes_are_not_trusted();
+    expect(w.c, probing(2, 7), SP_ANSWER_REFINE);
+    unsigned tries = 0;
+    while (ask(w.c, probing(2, 7)).kind == SP_ANSWER_REFINE)
+        assert_true(tries++ < 10000);
+}
+
+/* Who waits under a probe is found by later ones also where the sieve alone would have told them to refine.
+ */
+static void a_waiter_is_hinted_though_the_sieve_passes(void **state) {
+    expect(w.a, probing(1, 7), SP_ANSWER_UNKNOWN);
+    expect(w.b, resembling(9, 7, 1), SP_ANSWER_UNKNOWN);
+    expect(w.c, probing(3, 7), SP_ANSWER_REFINE);
+    assert_true(was_hinted(w.a, 1));
+    expect(w.a, probing(1, 7), SP_ANSWER_REFINE);
+}
+
+/* Two contents with one probe: by the probe the older is found, and when it has gone nobody is told that
+ * there is nothing. */
+static void a_hidden_page_is_found_by_refining(void **state) {
+    struct sp_answer a;
+    sp_store_page first = make_stable(w.a, w.b, 1, 7);
+    expect(w.a, resembling(1, 7, 1), SP_ANSWER_UNKNOWN);
+    expect(w.b, resembling(2, 7, 1), SP_ANSWER_SEND);
+    sp_fp whole = resembling(0, 7, 1).fp;
+    sp_domain_publish(w.d, w.b, resembling(2, 7, 1), whole, &a);
+    assert_int_equal(
+        sp_domain_publish_commit(w.d, w.b, resembling(2, 7, 1), whole, probing(0, 7).fp, a.store), 0);
+    assert_true(ask(w.c, probing(3, 7)).store.v == first.v);
+    assert_true(ask(w.c, resembling(3, 7, 1)).store.v == a.store.v);
+    sp_domain_client_remove(w.d, w.c);
+    sp_domain_release_done(w.d, w.b, 1);
+    assert_int_equal(sp_domain_release(w.d, w.b, first, 1, 1), 0);
+    assert_true(sp_domain_references(w.d, first) == 0);
+    expect(w.a, probing(4, 7), SP_ANSWER_REFINE);
+    assert_true(ask(w.a, resembling(4, 7, 1)).store.v == a.store.v);
+    /* Whoever would publish it again is given it. */
+    expect(w.a, (struct sp_query){{5}, {UINT64_C(5) << 40}}, SP_ANSWER_UNKNOWN);
+    expect(w.b, (struct sp_query){{6}, {UINT64_C(5) << 40}}, SP_ANSWER_SEND);
+    struct sp_answer again;
+    sp_domain_publish(w.d, w.b, (struct sp_query){{6}, {UINT64_C(5) << 40}}, whole, &again);
+    assert_true(again.kind == SP_ANSWER_SHARE && again.store.v == a.store.v);
+}
+
+/* When the last whole fingerprint with its trace has gone, a probe is alone again. */
+static void the_sieve_empties(void **state) {
+    expect(w.a, query(1, 7), SP_ANSWER_UNKNOWN);
+    expect(w.c, probing(3, 7), SP_ANSWER_REFINE);
+    struct sp_query q = query(1, 7);
+    sp_domain_forget(w.d, w.a, &q, 1);
+    expect(w.c, probing(3, 7), SP_ANSWER_UNKNOWN);
+}
+
+/* More of them than the sieve can count: it must not forget that they are there. */
+static void the_sieve_does_not_overflow(void **state) {
+    for (uint64_t i = 1; i <= 300; i++)
+        expect(w.a, resembling(i, 7, i), SP_ANSWER_UNKNOWN);
+    for (uint64_t i = 1; i < 300; i++) {
+        struct sp_query q = resembling(i, 7, i);
+        sp_domain_forget(w.d, w.a, &q, 1);
+    }
+    expect(w.c, probing(3, 7), SP_ANSWER_REFINE);
+}
+
+static void kinds_of_fingerprints_are_checked(void **state) {
+    struct sp_answer a;
+    expect(w.a, probing(1, 7), SP_ANSWER_UNKNOWN);
+    offer(w.a, probing(1, 7), &a);
+    assert_int_equal(a.kind, SP_ANSWER_DECLINED); /* was not asked to send */
+    expect(w.b, query(1, 8), SP_ANSWER_UNKNOWN);
+    expect(w.c, query(2, 8), SP_ANSWER_SEND);
+    offer(w.c, query(2, 8), &a);
+    sp_fp whole = query(2, 8).fp, probe = probing(2, 8).fp;
+    assert_int_equal(sp_domain_publish_commit(w.d, w.c, query(2, 8), probe, probe, a.store), -EINVAL);
+    assert_int_equal(sp_domain_publish_commit(w.d, w.c, query(2, 8), whole, whole, a.store), -EINVAL);
+    assert_int_equal(commit(w.c, query(2, 8), a.store), 0);
+}
 
 int main(void) {
     const struct CMUnitTest tests[] = {
@@ -554,6 +722,16 @@ int main(void) {
         domain_test(limits_decline),
         domain_test(too_many_waiters_are_declined),
         domain_test(a_late_commit_changes_nothing),
+        domain_test(who_is_alone_waits_under_its_probe),
+        domain_test(the_way_of_a_page_by_its_probe),
+        domain_test(whole_waiters_are_hinted_by_a_probes_publication),
+        domain_test(wrong_guesses_end_the_trust_in_probes),
+        domain_test(right_guesses_win_it_back),
+        domain_test(a_waiter_is_hinted_though_the_sieve_passes),
+        domain_test(a_hidden_page_is_found_by_refining),
+        domain_test(the_sieve_empties),
+        domain_test(the_sieve_does_not_overflow),
+        domain_test(kinds_of_fingerprints_are_checked),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

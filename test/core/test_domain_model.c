@@ -109,7 +109,11 @@ static bool failed_now(void) {
 }
 
 static sp_fp fp_value(unsigned fp) {
-    return (sp_fp){(fp + 1) * UINT64_C(0x9e3779b97f4a7c15)};
+    return (sp_fp){(fp + 1) * UINT64_C(0x9e3779b97f4a7c15) | 1};
+}
+
+static int commit(sp_client client, struct sp_query q, sp_store_page store) {
+    return sp_domain_publish_commit(o.d, client, q, q.fp, (sp_fp){q.fp.v & ~UINT64_C(1)}, store);
 }
 
 static struct sp_query query_of(sp_page page, unsigned fp) {
@@ -335,7 +339,7 @@ static void step_publish(void) {
     else if (own && own->pending)
         wanted = may_publish() ? SP_ANSWER_SEND : SP_ANSWER_DECLINED, dropped = wanted == SP_ANSWER_DECLINED;
     struct sp_answer a;
-    sp_domain_publish(o.d, c->number, query_of(page, fp), &a);
+    sp_domain_publish(o.d, c->number, query_of(page, fp), fp_value(fp), &a);
     if (a.kind != wanted)
         assert_true(a.kind == SP_ANSWER_DECLINED && wanted == SP_ANSWER_SHARE && failed_now());
     if (dropped)
@@ -391,7 +395,7 @@ static void step_commit(void) {
         return;
     }
     int wanted = !c ? -ESRCH : f->store.v != SP_STORE_NONE.v ? -EEXIST : 0;
-    int r = sp_domain_publish_commit(o.d, l.client, query_of(l.page, l.fp), l.store);
+    int r = commit(l.client, query_of(l.page, l.fp), l.store);
     if (r != wanted)
         assert_true(r == -ENOMEM && failed_now());
     o.collisions += r == -EEXIST;
@@ -404,7 +408,7 @@ static void step_commit(void) {
     f->store = l.store;
     o.published++;
     reference_add(c, l.store);
-    assert_int_equal(sp_domain_publish_commit(o.d, l.client, query_of(l.page, l.fp), l.store), -EINVAL);
+    assert_int_equal(commit(l.client, query_of(l.page, l.fp), l.store), -EINVAL);
 }
 
 static void step_refuse(void) {

@@ -79,6 +79,49 @@ static void zero_page_is_noticed_at_every_byte(void **state) {
     assert_true(sp_page_is_zero(page));
 }
 
+static void a_difference_is_noticed_at_every_byte(void **state) {
+    static _Alignas(4096) uint8_t other[SP_PAGE_SIZE];
+    memset(page, 7, sizeof page);
+    memset(other, 7, sizeof other);
+    assert_true(sp_page_equal(page, other));
+    for (size_t i = 0; i < SP_PAGE_SIZE; i++) {
+        page[i] ^= (uint8_t)(1 << i % 8);
+        assert_false(sp_page_equal(page, other));
+        page[i] = 7;
+    }
+    assert_true(sp_page_equal(page, other));
+}
+
+/* A probe reads the first line, the last, and one or two others. */
+static void probes_are_made_of_samples(void **state) {
+    struct sp_key key = key_of(1);
+    unsigned lines = 0;
+    memset(page, 7, sizeof page);
+    sp_fp before = sp_probe(&key, page);
+    for (size_t line = 0; line < 64; line++) {
+        page[line * 64 + line] ^= 1;
+        bool read = sp_probe(&key, page).v != before.v;
+        assert_true(read || (line != 0 && line != 63));
+        lines += read;
+        page[line * 64 + line] ^= 1;
+    }
+    assert_in_range(lines, 3, 4);
+    assert_true(sp_probe(&key, page).v == before.v);
+}
+
+static void kinds_and_traces(void **state) {
+    struct sp_key key = key_of(5);
+    for (uint64_t i = 0; i < PAGES; i++) {
+        memcpy(page, &i, sizeof i);
+        sp_fp whole = sp_fingerprint(&key, page), probe = sp_probe(&key, page);
+        assert_true(sp_fp_whole(whole) && !sp_fp_whole(probe) && probe.v != 0);
+        assert_true(sp_fp_trace(whole) == sp_fp_trace(probe));
+        page[1] ^= 1;
+        assert_true(sp_fp_trace(sp_fingerprint(&key, page)) != sp_fp_trace(probe));
+        page[1] ^= 1;
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(same_content_same_fingerprint),
@@ -86,6 +129,9 @@ int main(void) {
         cmocka_unit_test(keys_are_unrelated),
         cmocka_unit_test(no_collisions_and_never_zero),
         cmocka_unit_test(zero_page_is_noticed_at_every_byte),
+        cmocka_unit_test(a_difference_is_noticed_at_every_byte),
+        cmocka_unit_test(probes_are_made_of_samples),
+        cmocka_unit_test(kinds_and_traces),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

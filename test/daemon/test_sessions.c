@@ -75,7 +75,7 @@ static size_t ask_message(uint32_t n, uint64_t fp) {
     size_t bytes = sizeof m.queries + n * sizeof m.queries.query[0];
     sp_wire_header_init(&m.header, SP_WIRE_ASK, bytes, 9);
     m.queries.n = n;
-    m.queries.reserved = 0;
+    m.queries.guessed_wrong = 0;
     for (uint32_t i = 0; i < n; i++)
         m.queries.query[i] = (struct sp_wire_query){.page = i, .fp = fp + i};
     return bytes;

@@ -306,8 +306,8 @@ static void test_queries(void **state) {
         sample_queries(&sample, types[i], SP_WIRE_QUERIES_MAX + 1);
         REFUSED();
         sample_queries(&sample, types[i], 4);
-        SET(sp_wire_queries, reserved, 1);
-        REFUSED();
+        SET(sp_wire_queries, guessed_wrong, 1);
+        assert_int_equal(check_exact(&sample), types[i] == SP_WIRE_ASK ? 0 : -EBADMSG);
         sample_queries(&sample, types[i], 4);
         SET(sp_wire_queries, query[3].page, SP_WIRE_PAGE_LIMIT);
         REFUSED();
