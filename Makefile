@@ -34,6 +34,7 @@ bench: build
 install: build
 	@meson configure $(BUILD) -Dprefix=$(PREFIX)
 	@meson install -C $(BUILD)
+	@test -n "$(DESTDIR)" || test ! -w /etc/ld.so.cache || PATH=$$PATH:/sbin ldconfig
 
 clean:
 	@rm -rf $(BUILD) build-ci-*
