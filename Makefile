@@ -4,12 +4,15 @@
 
 BUILD  ?= build
 PREFIX ?= /usr/local
+# Where Debian's pkg-config and dynamic linker look; meson would know it only with dpkg-dev installed. Expanded by the
+# recipe (=), as the compiler may have to be installed first.
+LIBDIR = $(addprefix --libdir=lib/,$(shell gcc -print-multiarch 2>/dev/null))
 
 .PHONY: all build demo check stress bench install clean help
 all: build
 
 build: | setup-build
-	@test -f $(BUILD)/build.ninja || meson setup --prefix=$(PREFIX) $(BUILD) .
+	@test -f $(BUILD)/build.ninja || meson setup --prefix=$(PREFIX) $(LIBDIR) $(BUILD) .
 	@ninja -C $(BUILD)
 
 demo: | setup-demo
@@ -31,6 +34,7 @@ bench: build
 install: build
 	@meson configure $(BUILD) -Dprefix=$(PREFIX)
 	@meson install -C $(BUILD)
+	@test -n "$(DESTDIR)" || test ! -w /etc/ld.so.cache || PATH=$$PATH:/sbin ldconfig
 
 clean:
 	@rm -rf $(BUILD) build-ci-*

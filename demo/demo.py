@@ -272,7 +272,6 @@ class Demo:
             p.kill()
 
     def prepare(self):
-        self.progress.show("obtaining the guests' kernel and userland (once)")
         out = subprocess.run([f"{HERE}/prepare", f"{self.build}/demo"], stdout=subprocess.PIPE, text=True)
         if out.returncode != 0:
             raise Failure("demo/prepare failed: see above")
@@ -281,6 +280,7 @@ class Demo:
             self.expected = json.load(f)
 
     def start_programs(self):
+        self.progress.show("the programs start and load their data")
         socket = f"{self.directory}/socket"
         self.daemon = self.start(Daemon, self.build, socket)
         # Held, it still has a socket that can be connected to; whoever does waits for it.

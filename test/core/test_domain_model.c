@@ -700,7 +700,7 @@ static void random_lives(void **state) {
         deferrals += o.deferrals, refusals += o.refusals;
         life_end();
     }
-    print_message("shares %llu, sends %llu, over the cap %llu, overtaken %llu, deferred %llu, refused %llu\n",
+    print_message("# shares %llu, sends %llu, over the cap %llu, overtaken %llu, deferred %llu, refused %llu\n",
                   (unsigned long long)shares, (unsigned long long)sends, (unsigned long long)caps,
                   (unsigned long long)collisions, (unsigned long long)deferrals,
                   (unsigned long long)refusals);

@@ -262,11 +262,12 @@ static int no_thread_for_little(void *arg) {
     int error = sp_engine_add_locked(r.engine, (uintptr_t)a, (uintptr_t)a + least - PAGE, false, NULL);
     sp_engine_unlock(r.engine);
     CHILD_CHECK(error == 0 && threads_now() == 1 && sp_engine_state(r.engine) == SP_ENGINE_IDLE);
-    CHILD_CHECK(unshare(CLONE_NEWUSER) == 0); /* what an extra thread would forbid */
+    CHILD_CHECK(unshare(CLONE_THREAD) == 0); /* what an extra thread would forbid, CLONE_NEWUSER like this */
     sp_engine_lock(r.engine);
     error = sp_engine_add_locked(r.engine, (uintptr_t)a, (uintptr_t)a + least, false, NULL);
     sp_engine_unlock(r.engine);
     CHILD_CHECK(error == 0 && threads_now() == 2);
+    CHILD_CHECK(unshare(CLONE_THREAD) < 0 && errno == EINVAL);
     r.engine = sp_engine_free(r.engine);
     CHILD_CHECK(threads_now() == 1);
     return 0;

@@ -70,13 +70,12 @@ class Case(unittest.TestCase):
         for pid in private_daemons(self.runtime):
             os.kill(pid, signal.SIGKILL)
 
-    def popen(self, *words, **options):
+    def popen(self, *words, program=SAMEPAGE, **options):
         options.setdefault("env", self.environment)
         for stream in ("stdout", "stderr"):
             options.setdefault(stream, subprocess.PIPE)
         options.setdefault("stdin", subprocess.DEVNULL)
-        p = subprocess.Popen([SAMEPAGE, *words], text=True, errors="surrogateescape",
-                             **options)
+        p = subprocess.Popen([program, *words], text=True, errors="surrogateescape", **options)
         self.addCleanup(self.end_process, p)
         return p
 
@@ -97,6 +96,16 @@ class Case(unittest.TestCase):
         p = self.popen(*words, **options)
         out, err = p.communicate(data, timeout=WAIT_S)
         return p.returncode, out, err
+
+    def samepage_of_nobody(self, *words, **options):
+        """The same for an ordinary user, who cannot have userfaultfd unless the machine gives it to everybody. He
+        runs a copy, as the checkout may be where only root can go, such as /root."""
+        directory = tempfile.mkdtemp(prefix="sp-cli-")
+        self.addCleanup(shutil.rmtree, directory, True)
+        os.chmod(directory, 0o755)
+        for path in (SAMEPAGE, SAMEPAGED, PRELOAD):
+            os.chmod(shutil.copy(path, directory), 0o755)
+        return self.samepage(*words, program=f"{directory}/samepage", preexec_fn=become_nobody, **options)
 
     def set(self, **variables):
         self.environment.update(variables)
@@ -133,8 +142,7 @@ class Case(unittest.TestCase):
         self.assertEqual(result[2].count("\n"), 1, result[2])
 
 
-def drop_to_nobody():
-    """For preexec_fn: an ordinary user, who cannot have userfaultfd unless the machine gives it to everybody."""
+def become_nobody():
     os.setgroups([])
     os.setgid(NOBODY)
     os.setuid(NOBODY)

@@ -12,7 +12,7 @@ import threading
 import unittest
 
 import tap
-from cli_helper import (SAMEPAGED, Case, drop_to_nobody, has_userfaultfd_for_all, wait_until)
+from cli_helper import SAMEPAGED, Case, has_userfaultfd_for_all, wait_until
 
 COMMANDS = ("run", "status", "doctor", "help", "version")
 
@@ -107,7 +107,7 @@ class Status(Case):
         # Daemons of others who test here at the same time are found by their well-known places only.
         if os.path.exists("/run/samepage/socket"):
             self.skipTest("a daemon for everybody runs on this machine")
-        status, out, err = self.samepage("status", preexec_fn=drop_to_nobody)
+        status, out, err = self.samepage_of_nobody("status")
         self.assertEqual((status, out), (1, ""))
         self.assertIn("no daemon is running", err)
         self.assertIn("start samepaged", err)
@@ -148,12 +148,11 @@ class Status(Case):
 
     def test_another_users_socket(self):
         path = self.daemon()
-        result = self.samepage("status", "--socket", path, preexec_fn=drop_to_nobody)
+        result = self.samepage_of_nobody("status", "--socket", path)
         if result[0] == 0:  # root's daemon serves everybody: nobody's own domain is empty
             self.assertIn("no domain yet", result[1])
         os.chmod(path, 0o600)
-        self.assertFailure(self.samepage("status", "--socket", path, preexec_fn=drop_to_nobody), 1,
-                           "permission denied")
+        self.assertFailure(self.samepage_of_nobody("status", "--socket", path), 1, "permission denied")
 
     def serve(self, answer):
         """A listener that is no daemon: calls answer(connection) for each who connects."""
@@ -267,19 +266,19 @@ class Doctor(Case):
 
     @unittest.skipIf(has_userfaultfd_for_all(), "here every user has userfaultfd")
     def test_no_userfaultfd(self):
-        status, out, _ = self.samepage("doctor", "--json", preexec_fn=drop_to_nobody)
+        status, out, _ = self.samepage_of_nobody("doctor", "--json")
         found = {c["name"]: c for c in json.loads(out)["checks"]}
         self.assertEqual(status, 1)
         self.assertEqual(found["userfaultfd"]["level"], "missing")
         self.assertIn("samepaged as root", found["userfaultfd"]["advice"])
-        status, out, _ = self.samepage("doctor", preexec_fn=drop_to_nobody)
+        status, out, _ = self.samepage_of_nobody("doctor")
         self.assertEqual(status, 1)
         self.assertIn("1 of what is needed is missing.", out)
 
     @unittest.skipIf(has_userfaultfd_for_all(), "here every user has userfaultfd")
     def test_userfaultfd_by_the_daemon(self):
         self.daemon(f"{self.runtime}/samepage/socket")
-        status, out, _ = self.samepage("doctor", preexec_fn=drop_to_nobody)
+        status, out, _ = self.samepage_of_nobody("doctor")
         self.assertEqual(status, 0, out)
         self.assertIn("handed out by the daemon", out)
 

@@ -17,8 +17,8 @@ import time
 import unittest
 
 import tap
-from cli_helper import (BUILD, PRELOAD, SAMEPAGE, Case, become_subreaper, drop_to_nobody,
-                        has_userfaultfd_for_all, private_daemons, process_state, wait_until)
+from cli_helper import (BUILD, PRELOAD, SAMEPAGE, Case, become_subreaper, has_userfaultfd_for_all,
+                        private_daemons, process_state, wait_until)
 
 PYTHON = "/usr/bin/python3"
 SUMMARY = re.compile(r"^samepage: saved [\d.]+ \w+ now, [\d.]+ \w+ at peak, [\d.]+ s CPU, [\d,]+ pages shared\n$")
@@ -65,7 +65,7 @@ class Usage(Case):
 
     def test_no_permission(self):
         os.chmod(shutil.copy("/bin/true", f"{self.runtime}/tool"), 0o700)
-        result = self.samepage("run", "--", f"{self.runtime}/tool", preexec_fn=drop_to_nobody)
+        result = self.samepage_of_nobody("run", "--", f"{self.runtime}/tool")
         self.assertFailure(result, 126, "not executable: permission denied")
 
     def test_not_a_program(self):
@@ -379,8 +379,7 @@ class Unnoticed(Case):
         os.chmod(self.runtime, 0o777)
         for form in self.forms:
             with self.subTest(form=form):
-                status, out, err = self.samepage("run", *form, "--", "sh", "-c", "env; exit 5",
-                                                 preexec_fn=drop_to_nobody)
+                status, out, err = self.samepage_of_nobody("run", *form, "--", "sh", "-c", "env; exit 5")
                 self.assertEqual(status, 5)
                 self.assertTrue(err.startswith("samepage: run: nothing will be merged: "), err)
                 self.assertIn("samepage doctor", err)
