@@ -5,7 +5,7 @@
  * reference in the stable set and in the client's ledger; SP_ANSWER_DECLINED - nothing.
  *
  * Invariants, whenever a callback is called or a function returns:
- *   - a fingerprint in the stable set has no entries in the unstable set;
+ *   - a fingerprint or probe that leads to a page of the stable set has no entries in the unstable set;
  *   - the references of a store page are the sum over the ledgers, deferred ones included;
  *   - of the living entries of a fingerprint at most one is pending; where two or more wait and none is
  *     pending, one of them was hinted since (group_settle) or was declined and asks again by itself.
@@ -409,8 +409,8 @@ int sp_domain_publish_commit(struct sp_domain *d, sp_client client, struct sp_qu
         return r;
     }
     d->published++;
-    group_end(d, query.fp, client, query.page);
-    if (query.fp.v != whole.v)
+    group_end(d, probe, client, query.page);
+    if (sp_fp_whole(query.fp) || sp_sieve_passes(&d->sieve, whole)) /* else nobody waits under the whole */
         group_end(d, whole, client, query.page);
     return 0;
 }

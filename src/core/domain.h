@@ -49,7 +49,8 @@ struct sp_query {
 
 enum sp_answer_kind {
     SP_ANSWER_UNKNOWN = 0, /* no twin known; remembered in the unstable set */
-    SP_ANSWER_SHARE = 1,   /* shares with `store`; a reference was taken for the asking client */
+    SP_ANSWER_SHARE = 1,   /* shares with `store`; a reference was taken for the asking client; nothing waits
+                            * under   what it asked by any more */
     SP_ANSWER_SEND = 2, /* a twin was seen elsewhere: publish this page's content (or say that it changed) */
     SP_ANSWER_DECLINED = 3, /* a limit (store full, exposure, memory): not remembered, ask again much later */
     SP_ANSWER_REFINE = 4,   /* there may be a twin: ask at once by the whole fingerprint; not remembered */

@@ -313,6 +313,14 @@ static void page_known(struct sp_engine *e, struct sp_window *win, unsigned slot
     sp_volatility_calmed(&win->volatility[slot]);
 }
 
+/* The index has dropped what it knew of the page by this fingerprint or probe: nothing to be forgotten. */
+static void page_answered(struct sp_engine *e, struct sp_window *win, unsigned slot, sp_fp fp) {
+    if (!sp_bits_get(&win->known, slot) || win->slot[slot] != fp.v)
+        return;
+    sp_bits_clear(&win->known, slot);
+    e->counters.v[SP_COUNTER_pages_unshared]--;
+}
+
 static void sort_answer(struct sp_worker *w, struct sp_window *win, const struct sp_query *q,
                         const struct sp_answer *a) {
     struct sp_engine *e = w->engine;
@@ -320,6 +328,7 @@ static void sort_answer(struct sp_worker *w, struct sp_window *win, const struct
     bool eligible = win && sp_bits_get(&w->work.bits.eligible, slot);
     if (a->kind == SP_ANSWER_SHARE && eligible) {
         site_add(&w->work, slot, a->store);
+        page_answered(e, win, slot, q->fp);
         if (!sp_fp_whole(q->fp))
             sp_bits_set(&w->work.bits.guessed, slot);
         return;
