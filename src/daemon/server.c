@@ -47,12 +47,7 @@ static bool uid_allowed(const struct options *o, uid_t uid) {
 
 /* No user but root may take all the sessions there can be. */
 static bool too_many_of(const struct server *v, uid_t uid) {
-    uint64_t max = v->sessions.n_max / 2, n = 0;
-    if (uid == 0 || !everybody(v->options) || v->sessions.n < max)
-        return false;
-    for (const struct session *s = v->sessions.first; s; s = s->next)
-        n += s->uid == uid;
-    return n >= max;
+    return uid != 0 && everybody(v->options) && sessions_of(&v->sessions, uid) >= v->sessions.n_max / 2;
 }
 
 static void admit(struct server *v, int fd) {
