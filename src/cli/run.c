@@ -51,6 +51,8 @@ const struct sp_command sp_command_run = {
         "The command gets LD_PRELOAD, SAMEPAGE_SOCKET, and where they apply SAMEPAGE_ALIVE, SAMEPAGE_SET "
         "and\n"
         "SAMEPAGE_VERBOSE in its environment.\n\n"
+        "--summary tells of all programs of this user that share at that daemon while the command runs; a\n"
+        "private daemon has those of the command only.\n\n"
         "Exit status: the command's; 125 when samepage fails itself or a setting is wrong, 126 when the\n"
         "command cannot be executed, 127 when it is not found, 2 for wrong usage.\n",
     .main = run_main,

@@ -546,6 +546,17 @@ class Sharing(Case):
         self.assertTrue(found, err)
         self.assertGreaterEqual(float(found.group(1)), 23)
 
+    def test_summary_of_a_daemon_with_a_past(self):
+        """The peak is that of the command's time, not the highest that the daemon ever saw."""
+        path = self.daemon()
+        p = self.popen("run", "--socket", path, "--", PYTHON, "-c", SHARERS, stdin=subprocess.PIPE)
+        self.assertEqual(p.stdout.readline(), "loaded\n")
+        wait_until(lambda: self.saved(path) >= 23 << 20, "23 of 24 MiB saved")
+        self.assertEqual(p.communicate("\n")[0], "True\n")
+        wait_until(lambda: not self.saved(path), "nothing is saved any more")
+        err = self.samepage("run", "--summary", "--socket", path, "--", "true")[2]
+        self.assertTrue(err.startswith("samepage: saved 0 bytes now, 0 bytes at peak, "), err)
+
     def test_settings_reach_the_command(self):
         p = self.popen("run", "--set", "worker_start_kbytes=1048576", "--", PYTHON, "-c", SHARERS,
                        stdin=subprocess.PIPE)
