@@ -72,7 +72,11 @@ static int fail(const char *what, const char *why) {
 
 int sp_job_failed(const struct sp_job *job, int error) {
     if (error == -ENOENT || error == -ENOTDIR) {
-        sp_complain(&sp_command_run, "%s: not found", job->name);
+        /* The kernel says the same of what a script's first line or an ELF file asks for (execve(2)). */
+        bool there = *job->path && !access(job->path, F_OK);
+        sp_complain(&sp_command_run, "%s: %s", job->name,
+                    there ? "its interpreter, that of its first line or its dynamic linker, was not found"
+                          : "not found");
         return SP_EXIT_NOT_FOUND;
     }
     sp_complain(&sp_command_run, "%s: %s", job->name,
@@ -281,7 +285,7 @@ static int prepare_daemon(const struct run_options *o, struct daemon_choice *c, 
 }
 
 static int run(const struct run_options *o, char **argv) {
-    char path[PATH_MAX];
+    char path[PATH_MAX] = "";
     struct daemon_choice choice = {.use = false};
     struct sp_job job = {.name = argv[0], .path = path, .argv = argv};
     int r = sp_program_find(argv[0], path);

@@ -51,6 +51,15 @@ class Usage(Case):
                                        f"samepage: run: {name}: not found")
         self.assertEqual(os.listdir(self.runtime), [])
 
+    def test_interpreter_not_found(self):
+        """The file is there; to say that it is not would send its user looking at the wrong place."""
+        path = f"{self.runtime}/script"
+        with open(path, "w", encoding="ascii") as f:
+            f.write("#!/no/such/interpreter\n")
+        os.chmod(path, 0o755)
+        for words in ((), ("--summary",)):
+            self.assertFailure(self.samepage("run", *words, "--", path), 127, f"{path}: its interpreter", "not found")
+
     def test_not_executable(self):
         for name in ("/etc/passwd", "/", "./."):
             for words in ((), ("--summary",)):
