@@ -8,10 +8,12 @@
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/resource.h>
 #include <sys/signalfd.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -137,24 +139,50 @@ int host_duplicate(int fd, int *ret_fd) {
 
 static atomic_int closers;
 
+struct foreign {
+    size_t n;
+    int fds[];
+};
+
+static void close_now(int fd) {
+    /* A socket shall not wait for its peer. What else it is cannot be helped, hence the thread. */
+    struct linger none = {.l_onoff = 0};
+    (void)setsockopt(fd, SOL_SOCKET, SO_LINGER, &none, sizeof none);
+    (void)sp_close(fd);
+}
+
 static void *closer(void *arg) {
-    (void)sp_close((int)(intptr_t)arg);
+    struct foreign *f = arg;
+    for (size_t i = 0; i < f->n; i++)
+        close_now(f->fds[i]);
+    free(f);
     atomic_fetch_sub(&closers, 1);
     return NULL;
 }
 
-void host_close_foreign(int fd) {
+static int closer_start(struct foreign *f) {
     pthread_attr_t attributes;
     pthread_t thread;
-    if (atomic_fetch_add(&closers, 1) >= CLOSERS_MAX || pthread_attr_init(&attributes)) {
-        atomic_fetch_sub(&closers, 1);
-        return;
-    }
+    int r = pthread_attr_init(&attributes);
+    if (r)
+        return -r;
     pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
     pthread_attr_setstacksize(&attributes, CLOSERS_STACK_BYTES);
-    if (pthread_create(&thread, &attributes, closer, (void *)(intptr_t)fd))
-        atomic_fetch_sub(&closers, 1);
+    r = pthread_create(&thread, &attributes, closer, f);
     pthread_attr_destroy(&attributes);
+    return -r;
+}
+
+void host_close_foreign(const int *fds, size_t n) {
+    struct foreign *f = malloc(sizeof *f + n * sizeof *fds);
+    if (!f)
+        return;
+    f->n = n;
+    memcpy(f->fds, fds, n * sizeof *fds);
+    if (atomic_fetch_add(&closers, 1) < CLOSERS_MAX && !closer_start(f))
+        return;
+    atomic_fetch_sub(&closers, 1);
+    free(f);
 }
 
 int host_file_unused(const char *path) {

@@ -68,7 +68,7 @@ static void admit(struct server *v, int fd) {
         session_refuse(fd, r, reason);
     }
     if (r) {
-        (void)sp_close(fd);
+        sp_socket_end(fd);
         return;
     }
     r = session_new(&v->sessions, fd, pid, uid);
@@ -281,7 +281,8 @@ static void stop(struct server *v) {
     remove_files(v);
     sessions_deinit(&v->sessions);
     service_deinit(&v->service);
-    close_if_open(v->listener.fd);
+    /* Not the listener: who waits to be accepted may have sent anything. The end of the process, which waits
+     * for nobody, closes it. */
     close_if_open(v->signals.fd);
     close_if_open(v->owner.fd);
     close_if_open(v->sessions.uffd_device);

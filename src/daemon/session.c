@@ -125,7 +125,7 @@ void session_end(struct session *s, int error, const char *reason) {
     user_leave(s->all, s->user);
     s->user = NULL;
     host_poll_remove(s->all->poll_fd, &s->source);
-    (void)sp_close(s->source.fd);
+    sp_socket_end(s->source.fd);
     if (s->previous)
         s->previous->next = s->next;
     else
@@ -397,7 +397,7 @@ static void handle(struct session *s, size_t bytes, int *fds, size_t n_fds) {
         fds[0] = q.fd;
     for (size_t i = 0; i < n_fds; i++)
         if (fds[i] >= 0)
-            host_close_foreign(fds[i]);
+            host_close_foreign(&fds[i], 1);
 }
 
 /* False: nothing more to read at present. */
@@ -431,7 +431,7 @@ static void session_ready(struct source *source, uint32_t events) {
 int session_new(struct sessions *all, int fd, pid_t pid, uid_t uid) {
     struct session *s = calloc(1, sizeof *s);
     if (!s) {
-        (void)sp_close(fd);
+        sp_socket_end(fd);
         return -ENOMEM;
     }
     *s = (struct session){
@@ -442,7 +442,7 @@ int session_new(struct sessions *all, int fd, pid_t pid, uid_t uid) {
     if (r) {
         if (s->user)
             user_leave(all, s->user);
-        (void)sp_close(fd);
+        sp_socket_end(fd);
         free(s);
         return r;
     }
