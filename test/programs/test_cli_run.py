@@ -540,10 +540,15 @@ class Sharing(Case):
         self.assertGreaterEqual(domain["counters"]["pages_sharing"] * 4096, 23 << 20)
         self.assertLessEqual(domain["freeze"]["p50_ns"], domain["freeze"]["p99_ns"])
         self.assertLessEqual(domain["freeze"]["p99_ns"], domain["freeze"]["max_ns"])
+        # What only the index knows is not said of a client, as 0 or otherwise.
+        self.assertEqual(set(domain["counters"]) - set(client["counters"]),
+                         {"pages_shared", "pages_sharing", "pages_published", "pages_punched", "pages_deferred",
+                          "exposure_bytes", "index_bytes"})
         text = self.samepage("status", "--socket", path)[1]
         for name in domain["counters"]:
             self.assertIn(f"\n  {name} ", text)
         self.assertRegex(text, rf"\n +{p.pid} python3 ")
+        self.assertNotRegex(text, r"\bH\d")
 
     def test_summary(self):
         p = self.popen("run", "--summary", "--", PYTHON, "-c", SHARERS, stdin=subprocess.PIPE)
