@@ -84,6 +84,10 @@ class Frame(Case):
         for name in ("sleep_millisecs", "freeze_micros", "map_percent", "use_zero_pages"):
             self.assertIn(f"\n  {name}=", out)
 
+    def test_help_has_no_numbers_of_hazards(self):
+        """H1 to H25 are for who reads the source."""
+        self.assertNotRegex(self.samepage("help", "run")[1], r"\bH\d")
+
     def test_help_of_unknown_command(self):
         self.assertUsage(self.samepage("help", "rnu"), "unknown command 'rnu'; did you mean 'run'?")
 
