@@ -330,6 +330,13 @@ class Doctor(Case):
 class Daemon(Case):
     """The options of samepaged, as a user may mistype them."""
 
+    def test_help_and_version(self):
+        for words, start in ((["--help"], "Usage: samepaged "), (["-h"], "Usage: samepaged "),
+                             (["--version"], "samepaged 0."), (["-V"], "samepaged 0.")):
+            p = subprocess.run([SAMEPAGED, *words], env=self.environment, capture_output=True, text=True, check=False)
+            self.assertEqual((p.returncode, p.stderr), (0, ""))
+            self.assertTrue(p.stdout.startswith(start), p.stdout)
+
     def test_wrong_options(self):
         for words in (["--frob"], ["x"], ["--set", "nonsense"], ["--set", "frob=1"], ["--owner-pid", "abc"],
                       ["--socket", ""], ["--socket", "/" + "x" * 200], ["--alive", "/tmp/x"]):
