@@ -8,6 +8,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <netinet/in.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -21,6 +22,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "daemon/host.h"
 #include "os/socket.h"
 #include "os/store.h"
 
@@ -207,10 +209,10 @@ static void test_descriptor_of_a_bad_message(void **state) {
     close(pair[1]);
 }
 
-/* A connection whose last close(2) waits minutes for its peer, *ret_peer, which reads nothing. */
-static int lingering_socket(int *ret_peer) {
+/* A connection whose last close(2) waits for its peer, *ret_peer, which reads nothing. */
+static int lingering_socket(int seconds, int *ret_peer) {
     struct sockaddr_in a = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-    struct linger linger = {.l_onoff = 1, .l_linger = 300};
+    struct linger linger = {.l_onoff = 1, .l_linger = seconds};
     socklen_t bytes = sizeof a;
     static char text[65536];
     int listener = socket(AF_INET, SOCK_STREAM, 0), fd = socket(AF_INET, SOCK_STREAM, 0);
@@ -229,7 +231,7 @@ static int lingering_socket(int *ret_peer) {
 /* What a session that ends has not read is closed with it, and may be anything. */
 static void test_unread_descriptors(void **state) {
     struct sp_welcome w;
-    int peer, lingering = lingering_socket(&peer), fd = raw_connect(&d);
+    int peer, lingering = lingering_socket(300, &peer), fd = raw_connect(&d);
     assert_int_equal(kill(d.pid, SIGSTOP), 0);
     assert_int_equal(raw_send(fd, "not a message", 13, -1), 0);
     assert_int_equal(raw_send(fd, "another", 7, lingering), 0);
@@ -239,6 +241,31 @@ static void test_unread_descriptors(void **state) {
     assert_int_equal(raw_refused(fd), -EBADMSG);
     link_close(link_open(d.socket, &w));
     close(peer);
+}
+
+#define STUCK 80 /* more than there are threads for it */
+
+/* However many descriptors cannot be closed now: those that can are, in the end. */
+static void test_many_foreign_descriptors(void **state) {
+    int peers[STUCK], inner[2], end[2];
+    char byte;
+    for (int i = 0; i < STUCK; i++) {
+        /* In the queue of another socket nobody can take its SO_LINGER away. */
+        int lingering = lingering_socket(1, &peers[i]);
+        assert_int_equal(socketpair(AF_UNIX, SOCK_SEQPACKET, 0, inner), 0);
+        assert_int_equal(raw_send(inner[0], "x", 1, lingering), 0);
+        close(lingering);
+        close(inner[0]);
+        host_close_foreign(&inner[1], 1);
+    }
+    assert_int_equal(pipe(end), 0);
+    host_close_foreign(&end[1], 1);
+    struct pollfd p = {.fd = end[0]};
+    assert_int_equal(poll(&p, 1, 60000), 1);
+    assert_int_equal(read(end[0], &byte, 1), 0);
+    for (int i = 0; i < STUCK; i++)
+        close(peers[i]);
+    close(end[0]);
 }
 
 static char begun_path[64];
@@ -282,6 +309,7 @@ int main(void) {
         cmocka_unit_test(test_too_many_families),
         cmocka_unit_test(test_descriptor_of_a_bad_message),
         cmocka_unit_test_setup_teardown(test_unread_descriptors, setup, teardown),
+        cmocka_unit_test(test_many_foreign_descriptors),
         cmocka_unit_test(test_two_begin),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
