@@ -159,7 +159,7 @@ static bool use_system(char ret_path[SP_SOCKET_PATH_BYTES]) {
     if (sp_sockets_system(&s))
         return false;
     for (size_t i = 0; i < s.n && !found; i++) {
-        found = !try_connect(s.place[i].path);
+        found = !try_connect(s.place[i].path) && !sp_socket_serves(s.place[i].path);
         if (found)
             strcpy(ret_path, s.place[i].path);
     }
@@ -191,6 +191,9 @@ static int use_named(struct daemon_choice *c, const char *origin, const char *pa
     char cwd[PATH_MAX] = "";
     bool full = path[0] == '/';
     int r = try_connect(path);
+    /* What is wrong otherwise the library in the command finds out, which goes on trying. */
+    if (!r && sp_socket_serves(path) == -EACCES)
+        r = -EACCES;
     if (!r && !full && !getcwd(cwd, sizeof cwd))
         r = -errno;
     if (!r &&
