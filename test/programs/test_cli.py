@@ -337,6 +337,14 @@ class Daemon(Case):
             self.assertEqual((p.returncode, p.stderr), (0, ""))
             self.assertTrue(p.stdout.startswith(start), p.stdout)
 
+    def test_full_disk(self):
+        for word in ("--help", "--version"):
+            with open("/dev/full", "w", encoding="ascii") as full:
+                p = subprocess.run([SAMEPAGED, word], env=self.environment, stdout=full, stderr=subprocess.PIPE,
+                                   text=True, check=False)
+            self.assertEqual(p.returncode, 1)
+            self.assertIn("cannot write to standard output: No space left on device", p.stderr)
+
     def test_wrong_options(self):
         for words in (["--frob"], ["x"], ["--set", "nonsense"], ["--set", "frob=1"], ["--owner-pid", "abc"],
                       ["--socket", ""], ["--socket", "/" + "x" * 200], ["--alive", "/tmp/x"]):
