@@ -92,7 +92,7 @@ struct samepage_options {
     int connect_timeout_ms;  /* for SAMEPAGE_OPEN_CONNECT; 0: 5000; negative: no limit */
     const char *socket_path; /* of the daemon; NULL: a domain within this process. Copied */
     /*
-     * "KEY=VALUE[,KEY=VALUE...]", the settings of `samepage --set` (see samepage(1)); NULL or "": the
+     * "KEY=VALUE[,KEY=VALUE...]", the settings that `samepage help run` lists; NULL or "": the
      * defaults. Through a daemon, the daemon's settings replace them once it was reached.
      */
     const char *settings;

@@ -58,7 +58,7 @@ struct finding {
 struct machine {
     int uffd_error; /* of a userfaultfd of our own: 0: there */
     uint64_t features;
-    bool daemon; /* one for everybody can be reached: it hands out /dev/userfaultfd */
+    bool daemon; /* one for everybody serves us: it hands out /dev/userfaultfd */
     char daemon_path[SP_SOCKET_PATH_BYTES];
 };
 
@@ -108,10 +108,8 @@ static void look_for_daemon(struct machine *m) {
     if (sp_sockets_system(&s))
         return;
     for (size_t i = 0; i < s.n && !m->daemon; i++) {
-        int fd;
-        if (sp_socket_connect(s.place[i].path, &fd))
+        if (sp_socket_serves(s.place[i].path))
             continue;
-        (void)sp_close(fd);
         m->daemon = true;
         strcpy(m->daemon_path, s.place[i].path);
     }

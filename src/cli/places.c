@@ -12,9 +12,12 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "wire/control.h"
+
 #define SYSTEM_SOCKET  "/run/samepage/socket"
 #define ROOT_DIRECTORY "/run/samepage-run"
 #define PRIVATE_PREFIX "samepage-"
+#define SERVES_MS      500
 
 /* --- Our files -------------------------------------------------------------------------------------- */
 
@@ -148,6 +151,14 @@ int sp_sockets_all(struct sp_sockets *ret_sockets) {
     return r;
 }
 
+int sp_socket_serves(const char *path) {
+    struct sp_status *status;
+    int r = sp_control_status(path, SERVES_MS, &status);
+    if (!r)
+        sp_status_free(status);
+    return r == -ETIMEDOUT ? 0 : r;
+}
+
 const char *sp_socket_why(int error) {
     switch (error) {
     case -ENOENT:
@@ -156,7 +167,7 @@ const char *sp_socket_why(int error) {
     case -ENOTSOCK:
         return "no daemon listens there; start 'samepaged --socket PATH', or leave the socket out";
     case -EACCES:
-        return "permission denied: it is another user's daemon";
+        return "permission denied: it is another user's daemon, or serves others only";
     case -EPROTO:
     case -EPROTOTYPE:
         return "what listens there is not a samepaged of this version";

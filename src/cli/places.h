@@ -34,13 +34,17 @@ SP_WARN_UNUSED int sp_sockets_system(struct sp_sockets *ret_sockets);
 SP_WARN_UNUSED int sp_sockets_all(struct sp_sockets *ret_sockets);
 void sp_sockets_deinit(struct sp_sockets *s);
 
+/* Asks whether the daemon there serves this user: 0, or why not, a negative errno (-EACCES: others only). One
+ * that is slow to answer is taken to. */
+SP_WARN_UNUSED int sp_socket_serves(const char *path);
+
 /* Why a daemon cannot be reached, and what to do: for a negative errno of sp_socket_connect or
  * sp_control_status. */
 const char *sp_socket_why(int error);
 
 /* A new empty directory for a private daemon, for this user alone (0700), whose path is short enough for a
- * socket in it. Tried: $XDG_RUNTIME_DIR, for root /run/samepage-run, /tmp, /dev/shm; first where a mapped file can
- * be told from one that nobody uses. A negative errno of the last try.
+ * socket in it. Tried: $XDG_RUNTIME_DIR, for root /run/samepage-run, /tmp, /dev/shm; first where a mapped
+ * file can be told from one that nobody uses. A negative errno of the last try.
  */
 SP_WARN_UNUSED int sp_private_directory(char ret_path[SP_SOCKET_PATH_BYTES]);
 

@@ -51,6 +51,8 @@ const struct sp_command sp_command_run = {
         "The command gets LD_PRELOAD, SAMEPAGE_SOCKET, and where they apply SAMEPAGE_ALIVE, SAMEPAGE_SET "
         "and\n"
         "SAMEPAGE_VERBOSE in its environment.\n\n"
+        "--summary tells of all programs of this user that share at that daemon while the command runs; a\n"
+        "private daemon has those of the command only.\n\n"
         "Exit status: the command's; 125 when samepage fails itself or a setting is wrong, 126 when the\n"
         "command cannot be executed, 127 when it is not found, 2 for wrong usage.\n",
     .main = run_main,
@@ -70,7 +72,11 @@ static int fail(const char *what, const char *why) {
 
 int sp_job_failed(const struct sp_job *job, int error) {
     if (error == -ENOENT || error == -ENOTDIR) {
-        sp_complain(&sp_command_run, "%s: not found", job->name);
+        /* The kernel says the same of what a script's first line or an ELF file asks for (execve(2)). */
+        bool there = *job->path && !access(job->path, F_OK);
+        sp_complain(&sp_command_run, "%s: %s", job->name,
+                    there ? "its interpreter, that of its first line or its dynamic linker, was not found"
+                          : "not found");
         return SP_EXIT_NOT_FOUND;
     }
     sp_complain(&sp_command_run, "%s: %s", job->name,
@@ -153,7 +159,7 @@ static bool use_system(char ret_path[SP_SOCKET_PATH_BYTES]) {
     if (sp_sockets_system(&s))
         return false;
     for (size_t i = 0; i < s.n && !found; i++) {
-        found = !try_connect(s.place[i].path);
+        found = !try_connect(s.place[i].path) && !sp_socket_serves(s.place[i].path);
         if (found)
             strcpy(ret_path, s.place[i].path);
     }
@@ -185,6 +191,9 @@ static int use_named(struct daemon_choice *c, const char *origin, const char *pa
     char cwd[PATH_MAX] = "";
     bool full = path[0] == '/';
     int r = try_connect(path);
+    /* What is wrong otherwise the library in the command finds out, which goes on trying. */
+    if (!r && sp_socket_serves(path) == -EACCES)
+        r = -EACCES;
     if (!r && !full && !getcwd(cwd, sizeof cwd))
         r = -errno;
     if (!r &&
@@ -279,7 +288,7 @@ static int prepare_daemon(const struct run_options *o, struct daemon_choice *c, 
 }
 
 static int run(const struct run_options *o, char **argv) {
-    char path[PATH_MAX];
+    char path[PATH_MAX] = "";
     struct daemon_choice choice = {.use = false};
     struct sp_job job = {.name = argv[0], .path = path, .argv = argv};
     int r = sp_program_find(argv[0], path);

@@ -69,12 +69,12 @@ static const char *client_state(uint32_t state) {
 static void print_clients(const struct sp_status_domain *d) {
     if (!d->n_clients)
         return;
-    printf("\n  %8s %-15s %10s %10s %10s %8s  %s\n", "PID", "NAME", "REGISTERED", "RESIDENT", "MERGED", "CPU",
-           "STATE");
+    printf("\n  %8s %-15s %10s %10s %11s %8s  %s\n", "PID", "NAME", "REGISTERED", "RESIDENT", "EVER MERGED",
+           "CPU", "STATE");
     for (size_t i = 0; i < d->n_clients; i++) {
         const struct sp_status_client *c = &d->clients[i];
         const uint64_t *v = c->counters.v;
-        printf("  %8d %-15.15s %10s %10s %10s %8s  %s\n", (int)c->pid, c->name,
+        printf("  %8d %-15.15s %10s %10s %11s %8s  %s\n", (int)c->pid, c->name,
                sp_text_bytes(v[SP_COUNTER_registered_bytes]),
                sp_text_bytes(v[SP_COUNTER_resident_pages] * SP_PAGE_SIZE),
                sp_text_bytes(v[SP_COUNTER_pages_merged] * SP_PAGE_SIZE),
@@ -116,10 +116,12 @@ static void print_status(const struct sp_socket_place *place, const struct sp_st
 
 /* --- JSON --------------------------------------------------------------------------------------------- */
 
-static json_t *json_counters(const struct sp_counters *c) {
+/* Those of a domain are all of them; a client has none of the index's. */
+static json_t *json_counters(const struct sp_counters *c, bool domain) {
     json_t *o = json_object();
     for (size_t i = 0; i < SP_COUNTER_COUNT; i++)
-        json_object_set_new(o, sp_counter_info[i].name, json_integer((json_int_t)c->v[i]));
+        if (domain || sp_counter_info[i].owner == SP_COUNTER_CLIENT)
+            json_object_set_new(o, sp_counter_info[i].name, json_integer((json_int_t)c->v[i]));
     return o;
 }
 
@@ -144,7 +146,7 @@ static json_t *json_name(const char *name) {
 
 static json_t *json_client(const struct sp_status_client *c) {
     return json_pack("{s:i, s:o, s:s, s:o, s:o}", "pid", (int)c->pid, "name", json_name(c->name), "state",
-                     client_state(c->state), "counters", json_counters(&c->counters), "freeze",
+                     client_state(c->state), "counters", json_counters(&c->counters, false), "freeze",
                      json_freezes(&c->freezes));
 }
 
@@ -152,12 +154,12 @@ static json_t *json_domain(const struct sp_status_domain *d) {
     json_t *clients = json_array();
     for (size_t i = 0; i < d->n_clients; i++)
         json_array_append_new(clients, json_client(&d->clients[i]));
-    return json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:o, s:o, s:o}", "uid", (json_int_t)d->uid,
-                     "saved_bytes", (json_int_t)d->saved_bytes, "saved_peak_bytes",
-                     (json_int_t)d->saved_peak_bytes, "store_bytes", (json_int_t)d->store_bytes,
-                     "families_waiting", (json_int_t)d->families_waiting, "general_profit",
-                     (json_int_t)sp_counters_general_profit(&d->counters), "counters",
-                     json_counters(&d->counters), "freeze", json_freezes(&d->freezes), "clients", clients);
+    return json_pack(
+        "{s:I, s:I, s:I, s:I, s:I, s:I, s:o, s:o, s:o}", "uid", (json_int_t)d->uid, "saved_bytes",
+        (json_int_t)d->saved_bytes, "saved_peak_bytes", (json_int_t)d->saved_peak_bytes, "store_bytes",
+        (json_int_t)d->store_bytes, "families_waiting", (json_int_t)d->families_waiting, "general_profit",
+        (json_int_t)sp_counters_general_profit(&d->counters), "counters", json_counters(&d->counters, true),
+        "freeze", json_freezes(&d->freezes), "clients", clients);
 }
 
 static json_t *json_status(const struct sp_socket_place *place, const struct sp_status *s) {

@@ -9,7 +9,9 @@
  *
  * What is saved is gone when the child has ended, so the daemon is asked now and then while it runs. The last
  * answer may fall into the child's own end, when half of it is gone: the better one of the last two is the
- * figure of "now", so at most 2 * SAMPLE_NS old. CPU and peak are totals that the daemon keeps.
+ * figure of "now", so at most 2 * SAMPLE_NS old. CPU is a total that the daemon keeps, of which the part
+ * before the start is taken off. Its peak is that of its whole life: where it has not risen since the start,
+ * the peak of the command's time is the highest sample.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -46,6 +48,7 @@ struct supervisor {
     sigset_t watched, mask; /* `mask`: ours at the start, which the child gets */
     struct sigaction chld_before;
     struct sample first, before_last, last;
+    uint64_t highest_bytes; /* saved, of all samples */
     uint64_t next_sample_ns;
 };
 
@@ -79,6 +82,8 @@ static void sample_now(struct supervisor *v) {
     if (s.valid) {
         v->before_last = v->last;
         v->last = s;
+        if (s.saved_bytes > v->highest_bytes)
+            v->highest_bytes = s.saved_bytes;
     }
     v->next_sample_ns = sp_now_ns() + SAMPLE_NS;
 }
@@ -98,7 +103,9 @@ static void print_summary(struct supervisor *v) {
     const struct sample *state = v->last.valid ? &v->last : &end;
     if (v->before_last.valid && v->before_last.saved_bytes > state->saved_bytes)
         state = &v->before_last;
-    uint64_t peak = totals->peak_bytes > state->saved_bytes ? totals->peak_bytes : state->saved_bytes;
+    uint64_t peak = totals->peak_bytes > v->first.peak_bytes ? totals->peak_bytes : v->highest_bytes;
+    if (peak < state->saved_bytes)
+        peak = state->saved_bytes;
     uint64_t cpu = totals->cpu_ns > v->first.cpu_ns ? totals->cpu_ns - v->first.cpu_ns : 0;
     fprintf(stderr, "samepage: saved %s now, %s at peak, %s CPU, %s pages shared\n",
             sp_text_bytes(state->saved_bytes), sp_text_bytes(peak), sp_text_seconds(cpu),

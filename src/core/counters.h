@@ -8,6 +8,7 @@
  *   unit:  pages, bytes, count, ns
  *   owner: CLIENT - kept by each worker and reported; a domain's value is the sum over its clients
  *          DOMAIN - kept by the domain's index
+ * pages_deferred is H6's, exposure_bytes H15's.
  */
 #ifndef SP_CORE_COUNTERS_H
 #define SP_CORE_COUNTERS_H
@@ -38,8 +39,8 @@
     X(own_bytes, bytes, CLIENT, "memory the workers use for themselves")                                     \
     X(pages_published, pages, DOMAIN, "pages written into the store so far")                                 \
     X(pages_punched, pages, DOMAIN, "store pages given back to the kernel so far")                           \
-    X(pages_deferred, pages, DOMAIN, "given-back references kept until forked children have gone (H6)")      \
-    X(exposure_bytes, bytes, DOMAIN, "memory needed if every sharer wrote everything now (H15)")             \
+    X(pages_deferred, pages, DOMAIN, "given-back references kept until forked children have gone")           \
+    X(exposure_bytes, bytes, DOMAIN, "memory needed if every sharer wrote everything now")                   \
     X(index_bytes, bytes, DOMAIN, "memory of the index")
 
 enum sp_counter {

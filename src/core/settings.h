@@ -3,7 +3,7 @@
  * Every setting, once: name, unit, default, range, meaning. KSM's names where KSM has one.
  * The command line (--set KEY=VALUE), the environment (SAMEPAGE_SET="KEY=VALUE,..."), the welcome message of
  * the daemon, the manual page and the tests are fed from this table. X(name, unit, default, minimum, maximum,
- * meaning)
+ * meaning). worker_start_kbytes is H10's, exposure_max_percent H15's.
  */
 #ifndef SP_CORE_SETTINGS_H
 #define SP_CORE_SETTINGS_H
@@ -18,11 +18,10 @@
       "time a batch of pages may be frozen; the size of batches follows it")                                 \
     X(map_percent, percent, 60, 0, 95,                                                                       \
       "share of vm.max_map_count that a process may use, its own mappings included")                         \
-    X(worker_start_kbytes, KiB, 1024, 0, 1073741824,                                                         \
-      "advised memory below which a process gets no worker (H10)")                                           \
+    X(worker_start_kbytes, KiB, 1024, 0, 1073741824, "advised memory below which a process gets no worker")  \
     X(store_max_mbytes, MiB, 0, 0, 1073741824, "most memory the store of a domain may hold; 0: no limit")    \
     X(exposure_max_percent, percent, 0, 0, 10000,                                                            \
-      "stop merging when the exposure exceeds this share of the available memory; 0: never (H15)")           \
+      "stop merging when the exposure exceeds this share of the available memory; 0: never")                 \
     X(use_zero_pages, bool, 1, 0, 1, "give pages of zeros back to the kernel instead of sharing them")
 
 enum sp_setting {

@@ -6,12 +6,13 @@
 #include <fcntl.h>
 #include <pthread.h>
 #include <signal.h>
-#include <stdatomic.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/resource.h>
 #include <sys/signalfd.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -19,8 +20,8 @@
 #include "os/socket.h"
 
 #define EVENTS_MAX 64
-/* Threads that may be stuck in close(2) at a time. Beyond that a foreign descriptor stays open: a leak is
- * better than a daemon that waits for a client. */
+/* Threads that may be stuck in close(2) at a time. Beyond that foreign descriptors wait for one of them:
+ * being short of descriptors is better than waiting for a client. */
 #define CLOSERS_MAX         64
 #define CLOSERS_STACK_BYTES (64 * 1024)
 #define NS_PER_MS           UINT64_C(1000000)
@@ -135,26 +136,81 @@ int host_duplicate(int fd, int *ret_fd) {
     return 0;
 }
 
-static atomic_int closers;
+struct foreign {
+    struct foreign *next;
+    size_t n;
+    int fds[];
+};
+
+static pthread_mutex_t closers_lock = PTHREAD_MUTEX_INITIALIZER; /* held for no system call */
+static unsigned closers;
+static struct foreign *foreign_waiting;
+
+static void close_now(int fd) {
+    /* A socket shall not wait for its peer. What else it is cannot be helped, hence the thread. */
+    struct linger none = {.l_onoff = 0};
+    (void)setsockopt(fd, SOL_SOCKET, SO_LINGER, &none, sizeof none);
+    (void)sp_close(fd);
+}
+
+/* What is to be closed next; NULL: nothing, and the closer ends. */
+static struct foreign *foreign_next(void) {
+    pthread_mutex_lock(&closers_lock);
+    struct foreign *f = foreign_waiting;
+    if (f)
+        foreign_waiting = f->next;
+    else
+        closers--;
+    pthread_mutex_unlock(&closers_lock);
+    return f;
+}
 
 static void *closer(void *arg) {
-    (void)sp_close((int)(intptr_t)arg);
-    atomic_fetch_sub(&closers, 1);
+    for (struct foreign *f = arg; f; f = foreign_next()) {
+        for (size_t i = 0; i < f->n; i++)
+            close_now(f->fds[i]);
+        free(f);
+    }
     return NULL;
 }
 
-void host_close_foreign(int fd) {
+static bool closer_start(struct foreign *f) {
     pthread_attr_t attributes;
     pthread_t thread;
-    if (atomic_fetch_add(&closers, 1) >= CLOSERS_MAX || pthread_attr_init(&attributes)) {
-        atomic_fetch_sub(&closers, 1);
-        return;
-    }
+    if (pthread_attr_init(&attributes))
+        return false;
     pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
     pthread_attr_setstacksize(&attributes, CLOSERS_STACK_BYTES);
-    if (pthread_create(&thread, &attributes, closer, (void *)(intptr_t)fd))
-        atomic_fetch_sub(&closers, 1);
+    int r = pthread_create(&thread, &attributes, closer, f);
     pthread_attr_destroy(&attributes);
+    return r == 0;
+}
+
+static bool closer_reserve(void) {
+    pthread_mutex_lock(&closers_lock);
+    bool room = closers < CLOSERS_MAX;
+    closers += room;
+    pthread_mutex_unlock(&closers_lock);
+    return room;
+}
+
+static void foreign_wait(struct foreign *f, bool reserved) {
+    pthread_mutex_lock(&closers_lock);
+    f->next = foreign_waiting;
+    foreign_waiting = f;
+    closers -= reserved;
+    pthread_mutex_unlock(&closers_lock);
+}
+
+void host_close_foreign(const int *fds, size_t n) {
+    struct foreign *f = malloc(sizeof *f + n * sizeof *fds);
+    if (!f)
+        return;
+    f->n = n;
+    memcpy(f->fds, fds, n * sizeof *fds);
+    bool reserved = closer_reserve();
+    if (!reserved || !closer_start(f))
+        foreign_wait(f, reserved);
 }
 
 int host_file_unused(const char *path) {

@@ -40,10 +40,10 @@ bool host_is_userfaultfd(int fd);
 /* A second descriptor of the same file, close-on-exec. */
 SP_WARN_UNUSED int host_duplicate(int fd, int *ret_fd);
 /*
- * Closes a descriptor that came from a client and may be anything, without waiting: close(2) of a file on a
- * FUSE file system waits for whoever serves it.
+ * Closes descriptors that came from a client and may be anything, without waiting: close(2) of a file on a
+ * FUSE file system waits for whoever serves it, that of a socket for its peer (SO_LINGER).
  */
-void host_close_foreign(int fd);
+void host_close_foreign(const int *fds, size_t n);
 /* 1: nobody holds the file open or maps it; 0: somebody does; a negative errno (-ENOENT: it is gone). */
 SP_WARN_UNUSED int host_file_unused(const char *path);
 /* Memory resident in this process, bytes; 0 when unknown. */

@@ -22,8 +22,8 @@ enum option_value {
     OPTION_OWNER_PID,
     OPTION_ALIVE,
     OPTION_READY_FD,
-    OPTION_VERSION,
-    OPTION_HELP,
+    OPTION_VERSION = 'V',
+    OPTION_HELP = 'h',
 };
 
 static const struct option table[] = {
@@ -53,8 +53,8 @@ static const char usage[] =
     "  --alive FILE         with --owner-pid: whoever has FILE open or mapped still needs it; FILE, the\n"
     "                       socket and their directory are removed at the end\n"
     "  --ready-fd N         write one byte to descriptor N when listening, then close it\n"
-    "  --version            print the version and end\n"
-    "  --help               print this and end\n"
+    "  --version, -V        print the version and end\n"
+    "  --help, -h           print this and end\n"
     "\n"
     "Settings:\n";
 
@@ -153,7 +153,7 @@ static enum options_result take(struct options *o, int option, const char *value
 enum options_result options_parse(struct options *o, int argc, char **argv) {
     *o = (struct options){.ready_fd = -1};
     sp_settings_init(&o->settings);
-    for (int option; (option = getopt_long(argc, argv, "", table, NULL)) != -1;) {
+    for (int option; (option = getopt_long(argc, argv, "Vh", table, NULL)) != -1;) {
         enum options_result r = take(o, option, optarg);
         if (r != OPTIONS_RUN)
             return r;

@@ -51,12 +51,7 @@ static bool uid_allowed(const struct options *o, uid_t uid) {
 
 /* No user but root may take all the sessions there can be. */
 static bool too_many_of(const struct server *v, uid_t uid) {
-    uint64_t max = v->sessions.n_max / 2, n = 0;
-    if (uid == 0 || !everybody(v->options) || v->sessions.n < max)
-        return false;
-    for (const struct session *s = v->sessions.first; s; s = s->next)
-        n += s->uid == uid;
-    return n >= max;
+    return uid != 0 && everybody(v->options) && sessions_of(&v->sessions, uid) >= v->sessions.n_max / 2;
 }
 
 static void admit(struct server *v, int fd) {
@@ -77,7 +72,7 @@ static void admit(struct server *v, int fd) {
         session_refuse(fd, r, reason);
     }
     if (r) {
-        (void)sp_close(fd);
+        sp_socket_end(fd);
         return;
     }
     r = session_new(&v->sessions, fd, pid, uid);
@@ -298,7 +293,8 @@ static void stop(struct server *v) {
     remove_files(v);
     sessions_deinit(&v->sessions);
     service_deinit(&v->service);
-    close_if_open(v->listener.fd);
+    /* Not the listener: who waits to be accepted may have sent anything. The end of the process, which waits
+     * for nobody, closes it. */
     close_if_open(v->signals.fd);
     close_if_open(v->owner.fd);
     close_if_open(v->sessions.uffd_device);

@@ -16,23 +16,73 @@
 /* Replies waiting for a client beyond which nothing more is read from it. More than a client may have
  * requests under way, so that one that reads is never stopped. */
 #define QUEUE_MAX 64
+/* Replies that wait for all clients of a user together. An honest one reads, so that hardly anything ever
+ * waits; an answer to STATUS is long, but there are few who ask. */
+#define USER_QUEUE_BYTES (UINT64_C(64) << 20)
+#define USER_QUEUE_FDS   256
 /* Messages read from one client before the others have their turn. */
 #define TURN_MESSAGES 8
 
-static void output_free(struct output *o) {
+/* --- users ------------------------------------------------------------------------------------------ */
+
+static struct user *user_find(const struct sessions *all, uid_t uid) {
+    struct user *u = all->users;
+    while (u && u->uid != uid)
+        u = u->next;
+    return u;
+}
+
+uint64_t sessions_of(const struct sessions *all, uid_t uid) {
+    const struct user *u = user_find(all, uid);
+    return u ? u->sessions : 0;
+}
+
+/* NULL: no memory. */
+static struct user *user_enter(struct sessions *all, uid_t uid) {
+    struct user *u = user_find(all, uid);
+    if (!u) {
+        u = calloc(1, sizeof *u);
+        if (!u)
+            return NULL;
+        *u = (struct user){.next = all->users, .uid = uid};
+        all->users = u;
+    }
+    u->sessions++;
+    return u;
+}
+
+static void user_leave(struct sessions *all, struct user *u) {
+    struct user **at = &all->users;
+    if (--u->sessions)
+        return;
+    while (*at != u)
+        at = &(*at)->next;
+    *at = u->next;
+    free(u);
+}
+
+/* --- replies that wait ------------------------------------------------------------------------------ */
+
+static bool user_has_room(const struct user *u, size_t bytes, int fd) {
+    return u->queued_bytes + bytes <= USER_QUEUE_BYTES && (fd < 0 || u->queued_fds < USER_QUEUE_FDS);
+}
+
+static void queue_drop_first(struct session *s) {
+    struct output *o = s->queue;
+    s->queue = o->next;
+    if (!s->queue)
+        s->queue_end = &s->queue;
+    s->queued--;
+    s->user->queued_bytes -= sizeof *o + o->bytes;
+    s->user->queued_fds -= o->fd >= 0;
     if (o->fd >= 0)
         (void)sp_close(o->fd);
     free(o);
 }
 
 static void queue_clear(struct session *s) {
-    while (s->queue) {
-        struct output *o = s->queue;
-        s->queue = o->next;
-        output_free(o);
-    }
-    s->queue_end = &s->queue;
-    s->queued = 0;
+    while (s->queue)
+        queue_drop_first(s);
 }
 
 static void events_update(struct session *s) {
@@ -72,8 +122,10 @@ void session_end(struct session *s, int error, const char *reason) {
         member_gone(s->member, sp_now_ns());
     s->member = NULL;
     queue_clear(s);
+    user_leave(s->all, s->user);
+    s->user = NULL;
     host_poll_remove(s->all->poll_fd, &s->source);
-    (void)sp_close(s->source.fd);
+    sp_socket_end(s->source.fd);
     if (s->previous)
         s->previous->next = s->next;
     else
@@ -110,6 +162,8 @@ static int send_now(const struct session *s, const void *message, size_t bytes, 
 }
 
 static int queue_add(struct session *s, const void *message, size_t bytes, int fd) {
+    if (!user_has_room(s->user, sizeof(struct output) + bytes, fd))
+        return -ENOBUFS;
     struct output *o = malloc(sizeof *o + bytes);
     if (!o)
         return -ENOMEM;
@@ -122,6 +176,8 @@ static int queue_add(struct session *s, const void *message, size_t bytes, int f
     *s->queue_end = o;
     s->queue_end = &o->next;
     s->queued++;
+    s->user->queued_bytes += sizeof *o + bytes;
+    s->user->queued_fds += o->fd >= 0;
     return 0;
 }
 
@@ -132,7 +188,9 @@ void session_send(struct session *s, const void *message, size_t bytes, int fd) 
     if (r == -EAGAIN) {
         r = queue_add(s, message, bytes, fd);
         if (r)
-            session_end(s, r, "no memory or no descriptor for a reply");
+            session_end(s, r,
+                        r == -ENOBUFS ? "its user leaves too many replies unread"
+                                      : "no memory or no descriptor for a reply");
         else
             events_update(s);
     } else if (r) {
@@ -176,11 +234,7 @@ static void queue_flush(struct session *s) {
             session_end(s, 0, NULL);
             return;
         }
-        s->queue = o->next;
-        if (!s->queue)
-            s->queue_end = &s->queue;
-        s->queued--;
-        output_free(o);
+        queue_drop_first(s);
     }
     session_send_hints(s);
     events_update(s);
@@ -345,7 +399,7 @@ static void handle(struct session *s, size_t bytes, int *fds, size_t n_fds) {
         fds[0] = q.fd;
     for (size_t i = 0; i < n_fds; i++)
         if (fds[i] >= 0)
-            host_close_foreign(fds[i]);
+            host_close_foreign(&fds[i], 1);
 }
 
 /* False: nothing more to read at present. */
@@ -379,15 +433,18 @@ static void session_ready(struct source *source, uint32_t events) {
 int session_new(struct sessions *all, int fd, pid_t pid, uid_t uid) {
     struct session *s = calloc(1, sizeof *s);
     if (!s) {
-        (void)sp_close(fd);
+        sp_socket_end(fd);
         return -ENOMEM;
     }
     *s = (struct session){
         .source = {.fd = fd, .ready = session_ready}, .all = all, .pid = pid, .uid = uid, .events = EPOLLIN};
     s->queue_end = &s->queue;
-    int r = host_poll_add(all->poll_fd, &s->source, s->events);
+    s->user = user_enter(all, uid);
+    int r = s->user ? host_poll_add(all->poll_fd, &s->source, s->events) : -ENOMEM;
     if (r) {
-        (void)sp_close(fd);
+        if (s->user)
+            user_leave(all, s->user);
+        sp_socket_end(fd);
         free(s);
         return r;
     }

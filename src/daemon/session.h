@@ -4,8 +4,9 @@
  * wrong with a message ends its session, with a line in the log, and nothing else.
  *
  * Nothing here waits for a client. What a socket does not take now is queued; while much is queued nothing
- * more is read from that client, so that a client that does not read costs a bounded amount of memory. Hints
- * are not queued as messages but merged (wire/hints.h), and sent when the queue is empty.
+ * more is read from that client, so that a client that does not read costs a bounded amount of memory. What
+ * waits for all clients of a user is bounded, too: whose reply would be too much loses the session. Hints are
+ * not queued as messages but merged (wire/hints.h), and sent when the queue is empty.
  */
 #ifndef SP_DAEMON_SESSION_H
 #define SP_DAEMON_SESSION_H
@@ -22,6 +23,14 @@ struct output {
     _Alignas(8) uint8_t message[];
 };
 
+/* What the sessions of one user take together. Freed with the last of them. */
+struct user {
+    struct user *next;
+    uid_t uid;
+    uint64_t sessions;
+    uint64_t queued_bytes, queued_fds; /* of replies that wait */
+};
+
 /* What all sessions share. */
 struct sessions {
     struct service *service;
@@ -30,6 +39,7 @@ struct sessions {
     uint64_t started_ns;
     struct session *first;
     struct session *ended; /* freed by sessions_collect */
+    struct user *users;    /* those who have sessions */
     uint64_t n, n_max;
     uint8_t *buffer; /* SP_SOCKET_MESSAGE_MAX, for the message at hand */
 };
@@ -40,6 +50,7 @@ struct session {
     struct session *previous, *next;
     pid_t pid; /* the peer's, at connect time */
     uid_t uid;
+    struct user *user;     /* NULL once it has ended */
     struct member *member; /* after HELLO */
     struct output *queue, **queue_end;
     size_t queued; /* messages */
@@ -47,6 +58,8 @@ struct session {
     uint32_t events; /* that the loop waits for */
 };
 
+/* How many sessions a user has. */
+uint64_t sessions_of(const struct sessions *all, uid_t uid);
 /* Takes over the socket, also on failure. */
 SP_WARN_UNUSED int session_new(struct sessions *all, int fd, pid_t pid, uid_t uid);
 /* Ends a session; freed later. With `error` the reason is sent, if possible, and logged. */

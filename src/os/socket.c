@@ -29,6 +29,15 @@ union control {
     char bytes[CMSG_SPACE(SP_SOCKET_FDS * sizeof(int))];
 };
 
+/* As many as a message can have (SCM_MAX_FD, net/scm.h). */
+#define FDS_POSSIBLE 253
+/* Room for all of them: what does not fit the kernel closes in the thread that receives, which may wait there
+ * for as long as the sender likes (a socket with SO_LINGER). */
+union control_received {
+    struct cmsghdr align;
+    char bytes[CMSG_SPACE(FDS_POSSIBLE * sizeof(int)) + CMSG_SPACE(sizeof(struct ucred))];
+};
+
 static int address_init(struct sockaddr_un *a, const char *path) {
     size_t n = strlen(path);
     *a = (struct sockaddr_un){.sun_family = AF_UNIX};
@@ -249,8 +258,7 @@ int sp_socket_send(int fd, const struct iovec *parts, size_t n, const int *fds, 
     return r < 0 ? (int)r : 0;
 }
 
-/* Collects what came with a message. The control buffer has room for SP_SOCKET_FDS; the kernel sets
- * MSG_CTRUNC and drops the rest. */
+/* Collects what came with a message. */
 static size_t control_read(struct msghdr *m, int *fds) {
     size_t n = 0;
     for (struct cmsghdr *h = CMSG_FIRSTHDR(m); h; h = CMSG_NXTHDR(m, h)) {
@@ -263,21 +271,20 @@ static size_t control_read(struct msghdr *m, int *fds) {
     return n;
 }
 
-void (*sp_socket_close_hook)(int fd);
+void (*sp_socket_close_hook)(const int *fds, size_t n);
 
 static void close_all(const int *fds, size_t n) {
-    for (size_t i = 0; i < n; i++) {
-        if (sp_socket_close_hook)
-            sp_socket_close_hook(fds[i]);
-        else
+    if (n && sp_socket_close_hook)
+        sp_socket_close_hook(fds, n);
+    else
+        for (size_t i = 0; i < n; i++)
             sp_close(fds[i]);
-    }
 }
 
 /* One message without waiting. */
 static ssize_t receive_now(int fd, void *buffer, size_t bytes, int *ret_fds, size_t *ret_n_fds) {
     struct iovec part = {buffer, bytes};
-    union control c;
+    union control_received c;
     struct msghdr m = {
         .msg_iov = &part, .msg_iovlen = 1, .msg_control = &c, .msg_controllen = sizeof(c.bytes)};
     long r;
@@ -292,9 +299,9 @@ static ssize_t receive_now(int fd, void *buffer, size_t bytes, int *ret_fds, siz
     }
     if (r < 0)
         return r;
-    int fds[SP_SOCKET_FDS];
+    int fds[FDS_POSSIBLE];
     size_t n = control_read(&m, fds);
-    bool truncated = m.msg_flags & (MSG_TRUNC | MSG_CTRUNC);
+    bool truncated = m.msg_flags & (MSG_TRUNC | MSG_CTRUNC) || n > SP_SOCKET_FDS;
     if (truncated || r == 0 || !ret_fds) {
         close_all(fds, n);
         n = 0;
@@ -359,4 +366,30 @@ int sp_wait_readable(const int *fds, size_t n, uint64_t timeout_ns) {
 
 int sp_close(int fd) {
     return (int)sp_syscall(SYS_close, fd);
+}
+
+/* Takes one message that waits and throws it away; false: there is none. With SO_PASSCRED every message has
+ * the sender's credentials, which tells an empty one from the end. */
+static bool discard_one(int fd) {
+    char byte;
+    struct iovec part = {&byte, 1};
+    union control_received c;
+    struct msghdr m = {
+        .msg_iov = &part, .msg_iovlen = 1, .msg_control = &c, .msg_controllen = sizeof(c.bytes)};
+    long r = sp_syscall(SYS_recvmsg, fd, &m, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+    if (r < 0)
+        return r == -EINTR || r == -ECONNRESET; /* told once, then comes what was sent before */
+    int fds[FDS_POSSIBLE];
+    close_all(fds, control_read(&m, fds));
+    return m.msg_controllen > 0;
+}
+
+void sp_socket_end(int fd) {
+    int on = 1;
+    /* From here on nothing can be sent to us: what is there can be received to its end. */
+    sp_syscall(SYS_shutdown, fd, SHUT_RDWR);
+    if (sp_syscall(SYS_setsockopt, fd, SOL_SOCKET, SO_PASSCRED, &on, sizeof(on)) == 0)
+        while (discard_one(fd))
+            ;
+    sp_close(fd);
 }

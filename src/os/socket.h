@@ -43,9 +43,15 @@ SP_WARN_UNUSED int sp_socket_send(int fd, const struct iovec *parts, size_t n, c
 SP_WARN_UNUSED ssize_t sp_socket_receive(int fd, void *buffer, size_t bytes, int *ret_fds, size_t *ret_n_fds,
                                          int timeout_ms);
 
+/*
+ * Closes a connection. Descriptors in messages that were not received are closed as those of a message that
+ * is not good; close(2) would close them in the calling thread.
+ */
+void sp_socket_end(int fd);
+
 /* How descriptors that come with a message that is not good are closed; NULL: by sp_close. They may be
  * anything, and close(2) of some waits for whoever sent them. */
-extern void (*sp_socket_close_hook)(int fd);
+extern void (*sp_socket_close_hook)(const int *fds, size_t n);
 
 /* Waits until one of `n` descriptors is readable or hung up, or an event; returns a bit mask of the ready
  * ones, 0 after `timeout_ns` (UINT64_MAX: for ever). ppoll(2). -EINTR is retried. */

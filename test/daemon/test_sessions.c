@@ -8,10 +8,12 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <grp.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -189,14 +191,17 @@ static void test_release_wrong(void **state) {
     assert_serving();
 }
 
-/* Asks without reading until nothing more is taken from us; returns how many requests that were. */
-static size_t flood(int fd) {
-    struct iovec part = {.iov_base = &m, .iov_len = ask_message(SP_WIRE_QUERIES_MAX, 1)};
+/* Sends the request in m without reading until nothing more is taken from us; returns how often that was. */
+static size_t flood(int fd, size_t bytes) {
+    struct iovec part = {.iov_base = &m, .iov_len = bytes};
     size_t sent = 0;
     for (int idle = 0; idle < 200;) {
-        if (sp_socket_send(fd, &part, 1, NULL, 0, false) == 0) {
+        int r = sp_socket_send(fd, &part, 1, NULL, 0, false);
+        if (r == 0) {
             sent++;
             idle = 0;
+        } else if (r != -EAGAIN) {
+            break;
         } else {
             idle++;
             sp_sleep_ns(1000000);
@@ -210,7 +215,7 @@ static size_t flood(int fd) {
 static void test_slow_client(void **state) {
     _Alignas(16) uint8_t reply[16384];
     int fd = raw_join(&d);
-    size_t sent = flood(fd);
+    size_t sent = flood(fd, ask_message(SP_WIRE_QUERIES_MAX, 1));
     assert_serving();
     /* It gets every answer once it does read, and is served again. */
     for (size_t i = 0; i < sent; i++)
@@ -218,6 +223,77 @@ static void test_slow_client(void **state) {
     assert_int_equal(raw_send(fd, &m, m.header.bytes, -1), 0);
     assert_int_equal(raw_receive(fd, reply, sizeof reply, NULL), SP_WIRE_ANSWERS);
     close(fd);
+    assert_serving();
+}
+
+#define STATUS_MEMBERS  300
+#define STATUS_SESSIONS 500
+#define SEGMENT_READERS 8
+
+/* Whether the daemon has ended the session; what it sent before may still be there to read. */
+static bool hung_up(int fd) {
+    struct pollfd p = {.fd = fd};
+    return poll(&p, 1, 0) == 1 && p.revents & POLLHUP;
+}
+
+static void wait_one_hung_up(const int *fds, size_t n) {
+    uint64_t since = 0;
+    for (size_t i = 0; !hung_up(fds[i]); i = (i + 1) % n)
+        if (i == n - 1)
+            wait_step(&since);
+}
+
+static void raise_descriptors(void) {
+    struct rlimit limit;
+    assert_int_equal(getrlimit(RLIMIT_NOFILE, &limit), 0);
+    limit.rlim_cur = limit.rlim_max;
+    assert_int_equal(setrlimit(RLIMIT_NOFILE, &limit), 0);
+}
+
+/* Many who ask for long answers and read none: together they cost the daemon a bounded amount of memory. */
+static void test_unread_status(void **state) {
+    static int members[STATUS_MEMBERS], asking[STATUS_SESSIONS];
+    struct sp_wire_empty request;
+    raise_descriptors();
+    for (size_t i = 0; i < STATUS_MEMBERS; i++)
+        members[i] = raw_join(&d);
+    sp_wire_header_init(&request.header, SP_WIRE_STATUS, sizeof request, 1);
+    for (size_t i = 0; i < STATUS_SESSIONS; i++) {
+        asking[i] = raw_connect(&d);
+        assert_int_equal(raw_send(asking[i], &request, sizeof request, -1), 0);
+    }
+    wait_one_hung_up(asking, STATUS_SESSIONS);
+    for (size_t i = 0; i < STATUS_SESSIONS; i++)
+        close(asking[i]);
+    /* What they took is there again. */
+    clients_wait(&d, STATUS_MEMBERS, 0);
+    for (size_t i = 0; i < STATUS_MEMBERS; i++)
+        assert_false(hung_up(members[i]));
+    assert_serving();
+    for (size_t i = 0; i < STATUS_MEMBERS; i++)
+        close(members[i]);
+}
+
+/* The same with descriptors. */
+static void test_unread_segments(void **state) {
+    int fds[SEGMENT_READERS];
+    struct sp_welcome w;
+    sp_store_page store[4];
+    struct sp_link *a = link_open(d.socket, &w), *b = link_open(d.socket, &w);
+    uint8_t *pages = pages_new(4, 1);
+    share_pages(a, b, &w, pages, 4, store);
+    for (size_t i = 0; i < SEGMENT_READERS; i++) {
+        fds[i] = raw_join(&d);
+        m.segment = (struct sp_wire_segment){.segment = store[0].v / SP_SEGMENT_PAGES};
+        sp_wire_header_init(&m.header, SP_WIRE_SEGMENT, sizeof m.segment, 1);
+        flood(fds[i], sizeof m.segment);
+    }
+    wait_one_hung_up(fds, SEGMENT_READERS);
+    for (size_t i = 0; i < SEGMENT_READERS; i++)
+        close(fds[i]);
+    link_close(a);
+    link_close(b);
+    pages_free(pages, 4);
     assert_serving();
 }
 
@@ -251,7 +327,7 @@ static void test_hints_for_a_slow_client(void **state) {
         assert_int_equal(raw_send(fd, &m, bytes, -1), 0);
         assert_int_equal(raw_receive(fd, reply, sizeof reply, NULL), SP_WIRE_ANSWERS);
     }
-    size_t sent = flood(fd);
+    size_t sent = flood(fd, ask_message(SP_WIRE_QUERIES_MAX, 1));
     for (size_t i = 0; i < WINDOWS; i++)
         publish_twins(b, queries[i], pages + i * PAGES * SP_PAGE_SIZE);
 
@@ -494,6 +570,8 @@ int main(void) {
         TEST(test_release_wrong),
         TEST(test_slow_client),
         TEST(test_hints_for_a_slow_client),
+        TEST(test_unread_status),
+        TEST(test_unread_segments),
         TEST(test_fuzz),
         TEST(test_other_user),
         cmocka_unit_test_setup_teardown(test_only_uid, setup_only_root, teardown),

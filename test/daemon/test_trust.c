@@ -7,6 +7,9 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <netinet/in.h>
+#include <poll.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -19,6 +22,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "daemon/host.h"
 #include "os/socket.h"
 #include "os/store.h"
 
@@ -183,9 +187,10 @@ static void test_too_many_families(void **state) {
 
 static int closed_by_hook;
 
-static void count_and_close(int fd) {
-    closed_by_hook++;
-    close(fd);
+static void count_and_close(const int *fds, size_t n) {
+    for (size_t i = 0; i < n; i++)
+        close(fds[i]);
+    closed_by_hook += (int)n;
 }
 
 /* Closing what came with a message that is not good may take for ever as well: the daemon has a way to. */
@@ -202,6 +207,65 @@ static void test_descriptor_of_a_bad_message(void **state) {
     close(null);
     close(pair[0]);
     close(pair[1]);
+}
+
+/* A connection whose last close(2) waits for its peer, *ret_peer, which reads nothing. */
+static int lingering_socket(int seconds, int *ret_peer) {
+    struct sockaddr_in a = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    struct linger linger = {.l_onoff = 1, .l_linger = seconds};
+    socklen_t bytes = sizeof a;
+    static char text[65536];
+    int listener = socket(AF_INET, SOCK_STREAM, 0), fd = socket(AF_INET, SOCK_STREAM, 0);
+    assert_int_equal(bind(listener, (struct sockaddr *)&a, sizeof a), 0);
+    assert_int_equal(listen(listener, 1), 0);
+    assert_int_equal(getsockname(listener, (struct sockaddr *)&a, &bytes), 0);
+    assert_int_equal(connect(fd, (struct sockaddr *)&a, sizeof a), 0);
+    *ret_peer = accept(listener, NULL, NULL);
+    while (send(fd, text, sizeof text, MSG_DONTWAIT) > 0)
+        ;
+    assert_int_equal(setsockopt(fd, SOL_SOCKET, SO_LINGER, &linger, sizeof linger), 0);
+    close(listener);
+    return fd;
+}
+
+/* What a session that ends has not read is closed with it, and may be anything. */
+static void test_unread_descriptors(void **state) {
+    struct sp_welcome w;
+    int peer, lingering = lingering_socket(300, &peer), fd = raw_connect(&d);
+    assert_int_equal(kill(d.pid, SIGSTOP), 0);
+    assert_int_equal(raw_send(fd, "not a message", 13, -1), 0);
+    assert_int_equal(raw_send(fd, "another", 7, lingering), 0);
+    assert_int_equal(raw_send(fd, "and one more", 12, lingering), 0);
+    close(lingering); /* the last descriptor of it is in that message */
+    assert_int_equal(kill(d.pid, SIGCONT), 0);
+    assert_int_equal(raw_refused(fd), -EBADMSG);
+    link_close(link_open(d.socket, &w));
+    close(peer);
+}
+
+#define STUCK 80 /* more than there are threads for it */
+
+/* However many descriptors cannot be closed now: those that can are, in the end. */
+static void test_many_foreign_descriptors(void **state) {
+    int peers[STUCK], inner[2], end[2];
+    char byte;
+    for (int i = 0; i < STUCK; i++) {
+        /* In the queue of another socket nobody can take its SO_LINGER away. */
+        int lingering = lingering_socket(1, &peers[i]);
+        assert_int_equal(socketpair(AF_UNIX, SOCK_SEQPACKET, 0, inner), 0);
+        assert_int_equal(raw_send(inner[0], "x", 1, lingering), 0);
+        close(lingering);
+        close(inner[0]);
+        host_close_foreign(&inner[1], 1);
+    }
+    assert_int_equal(pipe(end), 0);
+    host_close_foreign(&end[1], 1);
+    struct pollfd p = {.fd = end[0]};
+    assert_int_equal(poll(&p, 1, 60000), 1);
+    assert_int_equal(read(end[0], &byte, 1), 0);
+    for (int i = 0; i < STUCK; i++)
+        close(peers[i]);
+    close(end[0]);
 }
 
 static char begun_path[64];
@@ -244,6 +308,8 @@ int main(void) {
         cmocka_unit_test_setup_teardown(test_becoming_another_user, setup, teardown),
         cmocka_unit_test(test_too_many_families),
         cmocka_unit_test(test_descriptor_of_a_bad_message),
+        cmocka_unit_test_setup_teardown(test_unread_descriptors, setup, teardown),
+        cmocka_unit_test(test_many_foreign_descriptors),
         cmocka_unit_test(test_two_begin),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

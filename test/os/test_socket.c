@@ -89,6 +89,64 @@ static int open_descriptors(void) {
     return n;
 }
 
+/* Sends a message with many copies of a descriptor, more than sp_socket_send would. */
+static void send_many(int fd, size_t bytes, int with, size_t n) {
+    static union {
+        struct cmsghdr align;
+        char bytes[CMSG_SPACE(253 * sizeof(int))];
+    } control;
+    char text[8] = "";
+    struct iovec part = {text, bytes};
+    struct msghdr m = {.msg_iov = &part, .msg_iovlen = 1};
+    memset(&control, 0, sizeof(control));
+    m.msg_control = &control;
+    m.msg_controllen = CMSG_SPACE(n * sizeof(int));
+    struct cmsghdr *h = CMSG_FIRSTHDR(&m);
+    h->cmsg_level = SOL_SOCKET;
+    h->cmsg_type = SCM_RIGHTS;
+    h->cmsg_len = CMSG_LEN(n * sizeof(int));
+    for (size_t i = 0; i < n; i++)
+        memcpy(CMSG_DATA(h) + i * sizeof(int), &with, sizeof(int));
+    assert_int_equal(sendmsg(fd, &m, 0), bytes);
+}
+
+static size_t closed_by_hook;
+
+static void count_and_close(const int *fds, size_t n) {
+    for (size_t i = 0; i < n; i++)
+        close(fds[i]);
+    closed_by_hook += n;
+}
+
+/* The kernel closes none of them itself: it would wait for whoever sent them. */
+static void every_descriptor_is_closed_by_the_hook(void **state) {
+    int fds[SP_SOCKET_FDS];
+    size_t n_fds;
+    char got[8];
+    connect_pair();
+    int before = open_descriptors();
+    closed_by_hook = 0;
+    sp_socket_close_hook = count_and_close;
+    send_many(near_end, 1, 0, 253);
+    assert_int_equal(sp_socket_receive(far_end, got, sizeof(got), fds, &n_fds, -1), -EMSGSIZE);
+    assert_int_equal(closed_by_hook, 253);
+    assert_int_equal(open_descriptors(), before);
+
+    /* Those that were never received, also after messages that are empty or too long, and a peer that left.
+     */
+    send_many(near_end, 1, 0, 1);
+    send_many(near_end, 0, 0, 1);
+    assert_int_equal(send(near_end, got, 0, 0), 0);
+    send_many(near_end, 8, 0, 253);
+    assert_int_equal(sp_socket_send(far_end, &(struct iovec){got, 1}, 1, NULL, 0, false), 0);
+    close(near_end);
+    sp_socket_end(far_end);
+    sp_socket_close_hook = NULL;
+    assert_int_equal(closed_by_hook, 253 + 1 + 1 + 253);
+    assert_int_equal(open_descriptors(), before - 2);
+    close(server);
+}
+
 static void descriptors_travel(void **state) {
     int p[2], fds[SP_SOCKET_FDS];
     size_t n_fds;
@@ -124,20 +182,8 @@ static void unwanted_descriptors_are_closed(void **state) {
     assert_int_equal(sp_socket_receive(far_end, got, sizeof(got), NULL, NULL, -1), 2);
     assert_int_equal(open_descriptors(), before);
 
-    /* More than a peer may send: six in one message. */
-    union {
-        struct cmsghdr align;
-        char bytes[CMSG_SPACE(6 * sizeof(int))];
-    } control = {0};
-    char byte = 'x';
-    struct iovec part = {&byte, 1};
-    struct msghdr m = {
-        .msg_iov = &part, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof(control)};
-    struct cmsghdr *h = CMSG_FIRSTHDR(&m);
-    h->cmsg_level = SOL_SOCKET;
-    h->cmsg_type = SCM_RIGHTS;
-    h->cmsg_len = CMSG_LEN(6 * sizeof(int));
-    assert_int_equal(sendmsg(near_end, &m, 0), 1);
+    /* More than a peer may send. */
+    send_many(near_end, 1, 0, SP_SOCKET_FDS + 1);
     assert_int_equal(sp_socket_receive(far_end, got, sizeof(got), fds, &n_fds, -1), -EMSGSIZE);
     assert_int_equal(open_descriptors(), before);
     close_pair();
@@ -307,6 +353,7 @@ int main(void) {
         TEST(the_longest_message_passes),
         TEST(descriptors_travel),
         TEST(unwanted_descriptors_are_closed),
+        TEST(every_descriptor_is_closed_by_the_hook),
         TEST(a_peer_that_has_gone),
         TEST(a_full_socket_refuses_without_waiting),
         TEST(the_peer_is_known),

@@ -84,6 +84,10 @@ class Frame(Case):
         for name in ("sleep_millisecs", "freeze_micros", "map_percent", "use_zero_pages"):
             self.assertIn(f"\n  {name}=", out)
 
+    def test_help_has_no_numbers_of_hazards(self):
+        """H1 to H25 are for who reads the source."""
+        self.assertNotRegex(self.samepage("help", "run")[1], r"\bH\d")
+
     def test_help_of_unknown_command(self):
         self.assertUsage(self.samepage("help", "rnu"), "unknown command 'rnu'; did you mean 'run'?")
 
@@ -324,6 +328,21 @@ class Doctor(Case):
 
 class Daemon(Case):
     """The options of samepaged, as a user may mistype them."""
+
+    def test_help_and_version(self):
+        for words, start in ((["--help"], "Usage: samepaged "), (["-h"], "Usage: samepaged "),
+                             (["--version"], "samepaged 0."), (["-V"], "samepaged 0.")):
+            p = subprocess.run([SAMEPAGED, *words], env=self.environment, capture_output=True, text=True, check=False)
+            self.assertEqual((p.returncode, p.stderr), (0, ""))
+            self.assertTrue(p.stdout.startswith(start), p.stdout)
+
+    def test_full_disk(self):
+        for word in ("--help", "--version"):
+            with open("/dev/full", "w", encoding="ascii") as full:
+                p = subprocess.run([SAMEPAGED, word], env=self.environment, stdout=full, stderr=subprocess.PIPE,
+                                   text=True, check=False)
+            self.assertEqual(p.returncode, 1)
+            self.assertIn("cannot write to standard output: No space left on device", p.stderr)
 
     def test_wrong_options(self):
         for words in (["--frob"], ["x"], ["--set", "nonsense"], ["--set", "frob=1"], ["--owner-pid", "abc"],

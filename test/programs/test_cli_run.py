@@ -51,6 +51,15 @@ class Usage(Case):
                                        f"samepage: run: {name}: not found")
         self.assertEqual(os.listdir(self.runtime), [])
 
+    def test_interpreter_not_found(self):
+        """The file is there; to say that it is not would send its user looking at the wrong place."""
+        path = f"{self.runtime}/script"
+        with open(path, "w", encoding="ascii") as f:
+            f.write("#!/no/such/interpreter\n")
+        os.chmod(path, 0o755)
+        for words in ((), ("--summary",)):
+            self.assertFailure(self.samepage("run", *words, "--", path), 127, f"{path}: its interpreter", "not found")
+
     def test_not_executable(self):
         for name in ("/etc/passwd", "/", "./."):
             for words in ((), ("--summary",)):
@@ -530,10 +539,15 @@ class Sharing(Case):
         self.assertGreaterEqual(domain["counters"]["pages_sharing"] * 4096, 23 << 20)
         self.assertLessEqual(domain["freeze"]["p50_ns"], domain["freeze"]["p99_ns"])
         self.assertLessEqual(domain["freeze"]["p99_ns"], domain["freeze"]["max_ns"])
+        # What only the index knows is not said of a client, as 0 or otherwise.
+        self.assertEqual(set(domain["counters"]) - set(client["counters"]),
+                         {"pages_shared", "pages_sharing", "pages_published", "pages_punched", "pages_deferred",
+                          "exposure_bytes", "index_bytes"})
         text = self.samepage("status", "--socket", path)[1]
         for name in domain["counters"]:
             self.assertIn(f"\n  {name} ", text)
         self.assertRegex(text, rf"\n +{p.pid} python3 ")
+        self.assertNotRegex(text, r"\bH\d")
 
     def test_summary(self):
         p = self.popen("run", "--summary", "--", PYTHON, "-c", SHARERS, stdin=subprocess.PIPE)
@@ -544,6 +558,17 @@ class Sharing(Case):
         found = re.fullmatch(r"samepage: saved .* now, ([\d.]+) MiB at peak, .* s CPU, [\d,]+ pages shared\n", err)
         self.assertTrue(found, err)
         self.assertGreaterEqual(float(found.group(1)), 23)
+
+    def test_summary_of_a_daemon_with_a_past(self):
+        """The peak is that of the command's time, not the highest that the daemon ever saw."""
+        path = self.daemon()
+        p = self.popen("run", "--socket", path, "--", PYTHON, "-c", SHARERS, stdin=subprocess.PIPE)
+        self.assertEqual(p.stdout.readline(), "loaded\n")
+        wait_until(lambda: self.saved(path) >= 23 << 20, "23 of 24 MiB saved")
+        self.assertEqual(p.communicate("\n")[0], "True\n")
+        wait_until(lambda: not self.saved(path), "nothing is saved any more")
+        err = self.samepage("run", "--summary", "--socket", path, "--", "true")[2]
+        self.assertTrue(err.startswith("samepage: saved 0 bytes now, 0 bytes at peak, "), err)
 
     def test_settings_reach_the_command(self):
         p = self.popen("run", "--set", "worker_start_kbytes=1048576", "--", PYTHON, "-c", SHARERS,

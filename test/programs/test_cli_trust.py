@@ -13,7 +13,7 @@ import unittest
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
 import tap  # noqa: E402
-from cli_helper import NOBODY, SAMEPAGE, Case  # noqa: E402
+from cli_helper import NOBODY, SAMEPAGE, Case, drop_to_nobody, has_userfaultfd_for_all  # noqa: E402
 
 # Advises pages that are all the same and waits until they are merged.
 SHARER = """
@@ -62,6 +62,31 @@ class OtherUsers(Case):
         self.assertEqual(status, 0, err)
         self.assertNotIn(self.runtime, out + err)
         self.assertEqual(os.listdir(self.runtime), ["samepage"])
+
+
+@unittest.skipIf(os.geteuid(), "needs root to act for another user")
+class ServesOthers(Case):
+    """A daemon that everybody can reach and that serves one user, who is not ours."""
+
+    def setUp(self):
+        super().setUp()
+        self.socket = self.daemon(f"{self.runtime}/samepage/socket", "--only-uid", "4242")
+        os.chmod(self.runtime, 0o777)
+
+    def test_run_does_without(self):
+        status, out, err = self.samepage("run", "--verbose", "--", "sh", "-c", "echo $SAMEPAGE_SOCKET")
+        self.assertEqual(status, 0, err)
+        self.assertNotIn(self.socket, out + err)
+        self.assertIn("private daemon at ", err)
+
+    def test_named(self):
+        self.assertFailure(self.samepage("run", "--socket", self.socket, "--", "true"), 125, "serves others only")
+
+    @unittest.skipIf(has_userfaultfd_for_all(), "here every user has userfaultfd")
+    def test_doctor(self):
+        status, out, _ = self.samepage("doctor", preexec_fn=drop_to_nobody)
+        self.assertEqual(status, 1, out)
+        self.assertNotIn(self.socket, out)
 
 
 class Settings(Case):
