@@ -13,7 +13,7 @@ import unittest
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
 import tap  # noqa: E402
-from cli_helper import NOBODY, SAMEPAGE, Case, drop_to_nobody, has_userfaultfd_for_all  # noqa: E402
+from cli_helper import NOBODY, SAMEPAGE, Case, has_userfaultfd_for_all  # noqa: E402
 
 # Advises pages that are all the same and waits until they are merged.
 SHARER = """
@@ -84,7 +84,7 @@ class ServesOthers(Case):
 
     @unittest.skipIf(has_userfaultfd_for_all(), "here every user has userfaultfd")
     def test_doctor(self):
-        status, out, _ = self.samepage("doctor", preexec_fn=drop_to_nobody)
+        status, out, _ = self.samepage_of_nobody("doctor")
         self.assertEqual(status, 1, out)
         self.assertNotIn(self.socket, out)
 

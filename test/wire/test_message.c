@@ -382,7 +382,7 @@ static void test_release(void **state) {
 
 static void test_replies(void **state) {
     sample_answers(&sample, 8);
-    SET(sp_wire_answers, answer[0].kind, 4);
+    SET(sp_wire_answers, answer[0].kind, SP_ANSWER_REFINE + 1);
     REFUSED();
     sample_answers(&sample, 8);
     SET(sp_wire_answers, answer[1].store, SP_WIRE_PAGE_LIMIT);
