@@ -298,7 +298,7 @@ static struct sp_answer answer(struct sp_domain *d, sp_client client, struct sp_
     return (struct sp_answer){remember(d, client, q), SP_STORE_NONE};
 }
 
-static void prefetch(const struct sp_domain *d, sp_fp fp) {
+void sp_domain_prefetch(const struct sp_domain *d, sp_fp fp) {
     sp_table_prefetch(sp_fp_whole(fp) ? &d->stable.table : &d->stable.probes, fp);
     sp_table_prefetch(&d->unstable.table, fp);
     sp_sieve_prefetch(&d->sieve, fp);
@@ -308,10 +308,10 @@ void sp_domain_ask(struct sp_domain *d, sp_client client, const struct sp_query 
                    struct sp_answer *ret_answers) {
     struct sp_member *m = sp_clients_get(&d->clients, client);
     for (size_t i = 0; i < n && i < ASK_AHEAD; i++)
-        prefetch(d, queries[i].fp);
+        sp_domain_prefetch(d, queries[i].fp);
     for (size_t i = 0; i < n; i++) {
         if (i + ASK_AHEAD < n)
-            prefetch(d, queries[i + ASK_AHEAD].fp);
+            sp_domain_prefetch(d, queries[i + ASK_AHEAD].fp);
         ret_answers[i] = answer(d, client, m, queries[i]);
     }
 }

@@ -93,6 +93,9 @@ void sp_domain_ask(struct sp_domain *d, sp_client client, const struct sp_query 
  * their probes, and found them to differ. */
 void sp_domain_guessed_wrong(struct sp_domain *d, uint64_t n);
 
+/* Loads what a fingerprint or probe leads to into the cache, for whoever is about to publish several. */
+void sp_domain_prefetch(const struct sp_domain *d, sp_fp fp);
+
 /*
  * First half of publishing, after SP_ANSWER_SEND, by the caller who has checked that the content has the
  * query's fingerprint or probe; `whole` is its whole fingerprint.

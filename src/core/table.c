@@ -74,7 +74,7 @@ static int shard_put(const struct sp_table *t, struct sp_table_shard *s, struct 
 }
 
 /* Goes round from a slot that nothing was moved across, so that the entries come in the order of their homes:
- * each is then put behind the last. */
+ * each goes to its home, or behind the last. */
 static int shard_copy(const struct sp_table *t, const struct sp_table_shard *from,
                       struct sp_table_shard *to) {
     uint64_t start = 0;
@@ -82,12 +82,25 @@ static int shard_copy(const struct sp_table *t, const struct sp_table_shard *fro
         start++;
     if (start == from->size) /* no such slot: the array would have to be full */
         return -ENOMEM;
+    uint64_t last = 0, behind = 0; /* the home of the last one, and the place after it */
     for (uint64_t i = 0, pos = start; i < from->size; i++, pos = next_of(from, pos)) {
-        if (from->slots[pos].key) {
-            int r = shard_put(t, to, from->slots[pos]);
-            if (r < 0)
-                return r;
+        struct sp_table_slot entry = from->slots[pos];
+        if (!entry.key)
+            continue;
+        uint64_t home = home_of(t, to, entry.key), place = home > behind ? home : behind;
+        if (pos >= start && home >= last && place < to->size) {
+            to->slots[place] = entry;
+            to->count++;
+            last = home;
+            behind = place + 1;
+            continue;
         }
+        /* Those of one home come in the order of their arrival, and may part here; or the end of an array
+         * lies between. */
+        int r = shard_put(t, to, entry);
+        if (r < 0)
+            return r;
+        behind += behind < to->size && to->slots[behind].key;
     }
     return 0;
 }
@@ -251,8 +264,11 @@ bool sp_table_replace(struct sp_table *t, sp_fp key, uint64_t from, uint64_t to)
 
 void sp_table_prefetch(const struct sp_table *t, sp_fp key) {
     const struct sp_table_shard *s = shard_of(t, key);
-    if (s && s->slots)
-        __builtin_prefetch(&s->slots[home_of(t, s, key.v)]);
+    if (!s || !s->slots)
+        return;
+    const struct sp_table_slot *home = &s->slots[home_of(t, s, key.v)];
+    __builtin_prefetch(home);
+    __builtin_prefetch(home + 4); /* the next cache line: chains are that long */
 }
 
 /* The entry number `skip` of those whose home is `bucket`, or NULL. */

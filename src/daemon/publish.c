@@ -14,16 +14,16 @@
 
 #include "daemon/log.h"
 
-/* What a content is known by. */
+/* What the content of an item is known by. */
 struct identity {
     sp_fp whole, probe;
+    const uint8_t *content; /* NULL: it has none */
 };
 
 /* Items first ... first + n - 1 of the message, to be written to consecutive store pages from `store` on. */
 struct batch {
     size_t first, n;
     sp_store_page store;
-    const uint8_t *content;
     const struct identity *identities; /* of the items of the message */
 };
 
@@ -55,7 +55,7 @@ static void batch_flush(struct member *m, const struct sp_wire_publish *p, struc
     struct domain *d = m->domain;
     if (!b->n)
         return;
-    int r = store_write(&d->store, b->store, b->content, b->n);
+    int r = store_write(&d->store, b->store, b->identities[b->first].content, b->n);
     if (r)
         write_failed(d, r);
     else
@@ -78,7 +78,7 @@ static bool batch_continues(const struct batch *b, size_t item, sp_store_page st
 
 /* The index wants the content: it joins the batch, or the batch is written and it begins the next. */
 static void batch_add(struct member *m, const struct sp_wire_publish *p, struct batch *b, size_t item,
-                      sp_store_page store, const uint8_t *content, struct sp_wire_answer *ret_answers) {
+                      sp_store_page store, struct sp_wire_answer *ret_answers) {
     struct domain *d = m->domain;
     int r = store_place(&d->store, store, &m->segment);
     if (r) {
@@ -90,33 +90,39 @@ static void batch_add(struct member *m, const struct sp_wire_publish *p, struct 
         batch_flush(m, p, b, ret_answers);
         b->first = item;
         b->store = store;
-        b->content = content;
     }
     b->n++;
 }
 
-/* Whether the content is what the client asked about. */
-static bool identify(const struct domain *d, const struct sp_wire_item *item, const uint8_t *content,
-                     struct identity *ret) {
-    *ret = (struct identity){sp_fingerprint(&d->key, content), sp_probe(&d->key, content)};
-    return item->fp == (sp_fp_whole((sp_fp){item->fp}) ? ret->whole.v : ret->probe.v);
+/* What the contents are known by. */
+static void identify(const struct domain *d, const struct sp_wire_publish *p,
+                     struct identity ret[SP_WIRE_PUBLISH_MAX]) {
+    const uint8_t *content = sp_wire_publish_contents(p);
+    for (size_t i = 0; i < p->n; i++) {
+        if (!(p->item[i].flags & SP_WIRE_ITEM_CONTENT))
+            continue;
+        ret[i] = (struct identity){sp_fingerprint(&d->key, content), sp_probe(&d->key, content), content};
+        sp_domain_prefetch(d->index, ret[i].whole);
+        sp_domain_prefetch(d->index, ret[i].probe);
+        content += SP_PAGE_SIZE;
+    }
+}
+
+/* Whether there is a content, and it is what the client asked about. */
+static bool is_as_asked(const struct identity *identity, sp_fp fp) {
+    return identity->content && fp.v == (sp_fp_whole(fp) ? identity->whole.v : identity->probe.v);
 }
 
 void member_publish(struct member *m, const struct sp_wire_publish *p, struct sp_wire_answer *ret_answers) {
     struct domain *d = m->domain;
-    const uint8_t *content = sp_wire_publish_contents(p);
-    struct identity identities[SP_WIRE_PUBLISH_MAX];
+    struct identity identities[SP_WIRE_PUBLISH_MAX] = {0};
     struct batch b = {.identities = identities};
+    identify(d, p, identities);
     for (size_t i = 0; i < p->n; i++) {
         const struct sp_wire_item *item = &p->item[i];
-        const uint8_t *mine = NULL;
         struct sp_answer a;
         answer_set(&ret_answers[i], SP_ANSWER_DECLINED, SP_STORE_NONE);
-        if (item->flags & SP_WIRE_ITEM_CONTENT) {
-            mine = content;
-            content += SP_PAGE_SIZE;
-        }
-        if (!mine || !identify(d, item, mine, &identities[i])) {
+        if (!is_as_asked(&identities[i], (sp_fp){item->fp})) {
             sp_domain_publish_refuse(d->index, m->client, query_of(item));
             continue;
         }
@@ -124,7 +130,7 @@ void member_publish(struct member *m, const struct sp_wire_publish *p, struct sp
         if (a.kind == SP_ANSWER_SHARE)
             answer_set(&ret_answers[i], SP_ANSWER_SHARE, a.store);
         else if (a.kind == SP_ANSWER_SEND)
-            batch_add(m, p, &b, i, a.store, mine, ret_answers);
+            batch_add(m, p, &b, i, a.store, ret_answers);
     }
     batch_flush(m, p, &b, ret_answers);
     domain_note_saved(d);
