@@ -5,8 +5,8 @@
  * streams and children are its own. Only --summary needs a process that waits (cli/supervise.c).
  *
  * The environment: LD_PRELOAD (ours before what was there), SAMEPAGE_SOCKET, SAMEPAGE_ALIVE (a private daemon
- * only), SAMEPAGE_SET (only where something was set), SAMEPAGE_VERBOSE (--verbose only). Nothing else is
- * changed.
+ * only), SAMEPAGE_SET (only where something was set), SAMEPAGE_SCOPE (--all and --advised only),
+ * SAMEPAGE_VERBOSE (--verbose only). Nothing else is changed.
  */
 #include "cli/run.h"
 
@@ -22,13 +22,15 @@
 #include "core/settings.h"
 #include "os/socket.h"
 #include "os/uffd.h"
+#include "preload/scope.h"
 
-enum { OPTION_ADVISED, OPTION_SUMMARY, OPTION_SOCKET, OPTION_SET, OPTION_VERBOSE };
+enum { OPTION_ALL, OPTION_ADVISED, OPTION_SUMMARY, OPTION_SOCKET, OPTION_SET, OPTION_VERBOSE };
 
 static const struct sp_option options[] = {
+    [OPTION_ALL] = {"all", 'A', NULL, "merge all private anonymous memory of the command and its children"},
     [OPTION_ADVISED] = {"advised", 'a', NULL,
-                        "merge what the program advises itself (MADV_MERGEABLE,\n"
-                        "                         PR_SET_MEMORY_MERGE): the default, and the only way yet"},
+                        "merge only what a program advises itself (MADV_MERGEABLE,\n"
+                        "                         PR_SET_MEMORY_MERGE)"},
     [OPTION_SUMMARY] = {"summary", 's', NULL, "print one line on standard error at the end"},
     [OPTION_SOCKET] = {"socket", 'S', "PATH", "use the daemon that listens there"},
     [OPTION_SET] = {"set", 0, "KEY=VALUE", "change a setting; may be repeated"},
@@ -48,9 +50,10 @@ const struct sp_command sp_command_run = {
         "The daemon: --socket, else SAMEPAGE_SOCKET, else one that listens at\n"
         "$XDG_RUNTIME_DIR/samepage/socket or /run/samepage/socket, else a private one is started, which\n"
         "ends with the last of the processes. Settings are for a private one: any other has its own.\n\n"
-        "The command gets LD_PRELOAD, SAMEPAGE_SOCKET, and where they apply SAMEPAGE_ALIVE, SAMEPAGE_SET "
-        "and\n"
-        "SAMEPAGE_VERBOSE in its environment.\n\n"
+        "What is merged: --all or --advised, else what SAMEPAGE_SCOPE says, else --" SP_SCOPE_DEFAULT_TEXT
+        ".\n\n"
+        "The command gets LD_PRELOAD, SAMEPAGE_SOCKET, and where they apply SAMEPAGE_ALIVE, SAMEPAGE_SET,\n"
+        "SAMEPAGE_SCOPE and SAMEPAGE_VERBOSE in its environment.\n\n"
         "Exit status: the command's; 125 when samepage fails itself or a setting is wrong, 126 when the\n"
         "command cannot be executed, 127 when it is not found, 2 for wrong usage.\n",
     .main = run_main,
@@ -60,7 +63,8 @@ struct run_options {
     bool summary, verbose;
     bool set_here; /* --set was given */
     const char *socket;
-    char *set; /* "KEY=VALUE,...": SAMEPAGE_SET and then each --set; NULL: none */
+    const char *scope; /* NULL: neither --all nor --advised */
+    char *set;         /* "KEY=VALUE,...": SAMEPAGE_SET and then each --set; NULL: none */
 };
 
 static int fail(const char *what, const char *why) {
@@ -115,8 +119,20 @@ static int add_inherited(struct run_options *o) {
     return 0;
 }
 
+/* Inherited and wrong: the shim would merge nothing, and say nothing. */
+static int check_scope(void) {
+    enum sp_scope scope;
+    if (sp_scope_parse(getenv("SAMEPAGE_SCOPE"), &scope))
+        return 0;
+    return fail("SAMEPAGE_SCOPE in the environment", "neither 'all' nor 'advised'");
+}
+
 static int take_option(struct run_options *o, int option, const char *value) {
     switch (option) {
+    case OPTION_ALL:
+    case OPTION_ADVISED:
+        o->scope = option == OPTION_ALL ? "all" : "advised";
+        return 0;
     case OPTION_SUMMARY:
         o->summary = true;
         return 0;
@@ -249,7 +265,9 @@ static int set_environment(const struct run_options *o, const struct daemon_choi
         unsetenv("SAMEPAGE_ALIVE");
     if (setenv("SAMEPAGE_SOCKET", c->socket, 1) ||
         (c->private_started && setenv("SAMEPAGE_ALIVE", c->private.alive, 1)) ||
-        (o->set && setenv("SAMEPAGE_SET", o->set, 1)) || (o->verbose && setenv("SAMEPAGE_VERBOSE", "1", 1)))
+        (o->set && setenv("SAMEPAGE_SET", o->set, 1)) ||
+        (o->scope && setenv("SAMEPAGE_SCOPE", o->scope, 1)) ||
+        (o->verbose && setenv("SAMEPAGE_VERBOSE", "1", 1)))
         return fail("environment", strerror(errno));
     return 0;
 }
@@ -314,7 +332,7 @@ static int run_main(const struct sp_command *command, int argc, char **argv) {
         status = args.status;
     else if (args.next == argc)
         status = sp_usage_error(command, "no command to run");
-    else if (!(status = add_inherited(&o)))
+    else if (!(status = add_inherited(&o)) && (o.scope || !(status = check_scope())))
         status = run(&o, argv + args.next);
     free(o.set);
     return status;
