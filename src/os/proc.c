@@ -327,6 +327,21 @@ int sp_proc_locked(bool *ret_locked) {
     return 0;
 }
 
+/* "size resident shared ...", in pages: proc_pid_statm(5). */
+int sp_proc_anonymous(uint64_t *ret_bytes) {
+    int fault = sp_fault("proc_anonymous");
+    if (fault)
+        return fault;
+    char text[128];
+    int r = read_start("/proc/self/statm", text, sizeof(text));
+    if (r < 0)
+        return r;
+    const char *resident = text + strcspn(text, " "), *shared = resident + 1 + strcspn(resident + 1, " ");
+    uint64_t all = read_decimal(resident), files = read_decimal(shared);
+    *ret_bytes = all > files ? (all - files) * SP_PAGE_SIZE : 0;
+    return 0;
+}
+
 int sp_random(uint8_t ret[32]) {
     int fault = sp_fault("random");
     if (fault)

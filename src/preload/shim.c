@@ -112,6 +112,17 @@ static uint64_t tracked_bytes_locked(void) {
     return bytes;
 }
 
+/* An allocator maps much more than it will use: the address space alone counts from this many times what is
+ * enough. */
+#define ROOMY 256
+
+static bool is_worth_it_locked(uint64_t enough) {
+    uint64_t tracked = tracked_bytes_locked(), resident = 0;
+    if (shim.merge_any || tracked >= ROOMY * enough)
+        return true;
+    return tracked >= enough && !sp_proc_anonymous(&resident) && resident >= enough;
+}
+
 /* Is there enough to be worth a worker? A program that maps and unmaps much and keeps little is asked less
  * and less often. */
 static void measure_locked(void) {
@@ -119,7 +130,7 @@ static void measure_locked(void) {
     if (shim.state != SHIM_UNARMED)
         return;
     __atomic_store_n(&shim.grown_bytes, 0, __ATOMIC_RELAXED);
-    if (shim.merge_any || tracked_bytes_locked() >= enough)
+    if (is_worth_it_locked(enough))
         shim_want_locked(0, UINT64_MAX);
     else if (shim.allowed_bytes < 64 * enough)
         __atomic_store_n(&shim.allowed_bytes, shim.allowed_bytes ? 2 * shim.allowed_bytes : enough,

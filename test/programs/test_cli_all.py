@@ -3,11 +3,15 @@
 """`samepage run --all`: memory that nobody advised is shared, by every descendant, and nothing else changes."""
 
 import os
+import shutil
+import socket
+import subprocess
 import sys
+import tempfile
 import unittest
 
 import tap
-from cli_helper import NOBODY, PRELOAD, Case, wait_until
+from cli_helper import NOBODY, PRELOAD, SAMEPAGE, Case, wait_until
 
 PYTHON = "/usr/bin/python3"
 
@@ -43,7 +47,7 @@ def registered_count(pid):
         return sum(line.startswith("VmFlags:") and " uw" in line for line in f)
 
 
-class All(Case):
+class Served(Case):
     def setUp(self):
         super().setUp()
         self.socket = self.daemon(None, "--set", "sleep_millisecs=5,sleep_max_millisecs=20")
@@ -57,6 +61,8 @@ class All(Case):
         out, err = p.communicate("\n", timeout=60)
         self.assertEqual((p.returncode, out, err), (0, expected, ""))
 
+
+class All(Served):
     def test_shares_what_nobody_advised(self):
         p = self.holder("--all")
         wait_until(lambda: shared_bytes(p.pid) >= 4 << 20, "4 MiB shared")
@@ -86,14 +92,15 @@ class All(Case):
                                "'all'", "'advised'")
 
     def test_small_programs_have_no_worker(self):
-        status, out, err = self.samepage("run", "--socket", self.socket, "--all", "--", "/bin/sh", "-c",
-                                         "ls /proc/self/task | wc -l")
-        self.assertEqual((status, out.strip(), err), (0, "1", ""))
+        for words in (("--heap=none",), ()):
+            status, out, err = self.samepage("run", "--socket", self.socket, "--all", *words, "--", "/bin/sh", "-c",
+                                             "ls /proc/self/task | wc -l")
+            self.assertEqual((status, out.strip(), err), (0, "1", ""))
 
     def test_exec_and_fork_inherit(self):
         """A shell executes a program, which forks; both halves map memory then."""
-        script = "import os\nchild = os.fork()\nprint(os.getpid(), flush=True)\n" + HOLDER.replace(
-            "sys.stdin.readline()", """
+        script = "import os\nchild = os.fork()\n" + HOLDER.replace(
+            'print("loaded", flush=True)', 'os.write(1, b"%d\\n" % os.getpid())').replace("sys.stdin.readline()", """
 import time
 go_on = (lambda: not sys.stdin.readline()) if child else (lambda: os.getppid() != 1 and not os.path.exists(STOP))
 while go_on():
@@ -106,9 +113,7 @@ print(os.waitpid(child, 0)[1])
 """.replace("STOP", repr(self.runtime + "/stop")))
         p = self.popen("run", "--socket", self.socket, "--all", "--", "/bin/sh", "-c", f'{PYTHON} -c "$0"; exit $?',
                        script, stdin=-1)
-        pids = {int(line) for line in (p.stdout.readline() for _ in range(4)) if line != "loaded\n"}
-        self.assertEqual(len(pids), 2)
-        for pid in pids:
+        for pid in [int(p.stdout.readline()) for _ in range(2)]:
             wait_until(lambda pid=pid: shared_bytes(pid) >= 4 << 20, "both share")
         self.end(p, "0\nTrue\n")
 
@@ -132,11 +137,177 @@ print(len(tasks), all(ids(t) == [["{NOBODY}"] * 4, ["{NOBODY}"] * 4, []] for t i
     def test_unadvised_calls_are_respected(self):
         """prctl(PR_SET_MEMORY_MERGE, 0) after 1, and MADV_UNMERGEABLE: the program knows better."""
         script = HOLDER.replace('print("loaded"', 'm.madvise(13)\nprint("loaded"')
-        p, every = self.holder("--all", script=script), self.holder("--all")
+        p, every = self.holder("--all", "--heap=none", script=script), self.holder("--all", "--heap=none")
         wait_until(lambda: shared_bytes(every.pid) >= 4 << 20, "4 MiB shared")
         self.assertLess(shared_bytes(p.pid), 4 << 20)
         self.end(p)
         self.end(every)
+
+
+# Objects of a heap, of many sizes, the same in every process; and what they say when all is read again.
+OBJECTS = """
+import hashlib, random, sys
+r = random.Random(3)
+objects = {i: {"name": f"object {i}", "text": r.randbytes(r.randrange(20, 4000))} for i in range(10000)}
+def digest():
+    h = hashlib.sha256()
+    for o in objects.values():
+        h.update(o["name"].encode() + o["text"])
+    return h.hexdigest()
+print("loaded", flush=True)
+sys.stdin.readline()
+print(digest(), flush=True)
+"""
+LIBRARIES = {"mimalloc": "libmimalloc.so.2", "jemalloc": "libjemalloc.so.2"}
+PACKAGES = {"mimalloc": "libmimalloc2.0", "jemalloc": "libjemalloc2"}
+
+
+def library_path(name):
+    """None: not installed."""
+    path = f"/usr/lib/x86_64-linux-gnu/{LIBRARIES[name]}"
+    return path if os.path.exists(path) else None
+
+
+class Heap(Served):
+    """--heap: whose malloc it is."""
+
+    def libraries(self):
+        found = [name for name in LIBRARIES if library_path(name)]
+        if not found:
+            self.skipTest("neither libmimalloc2.0 nor libjemalloc2 is installed")
+        return found
+
+    def preloaded(self, *words):
+        status, out, err = self.samepage("run", "--socket", self.socket, *words, "--", "/bin/sh", "-c",
+                                         "echo $LD_PRELOAD")
+        self.assertEqual((status, err), (0, ""))
+        return out.strip().split(":")
+
+    def test_wrong_name(self):
+        for name in ("tcmalloc", "", "none ", "MIMALLOC"):
+            self.assertUsage(self.samepage("run", "--all", f"--heap={name}", "--", "true"), f"'{name}'", "run")
+
+    def test_needs_all(self):
+        self.assertUsage(self.samepage("run", "--heap=mimalloc", "--", "true"), "needs '--all'", "run")
+        self.assertUsage(self.samepage("run", "--advised", "--heap=jemalloc", "--", "true"), "needs '--all'", "run")
+        self.assertEqual(self.preloaded("--advised", "--heap=none"), [PRELOAD])
+
+    def test_order(self):
+        """Ours first, then what the user preloads, whose malloc counts, then the library."""
+        for name in self.libraries():
+            self.environment.pop("LD_PRELOAD", None)
+            self.assertEqual(self.preloaded("--all", f"--heap={name}"), [PRELOAD, library_path(name)])
+            self.set(LD_PRELOAD="libSegFault-none.so")
+            out = self.samepage("run", "--socket", self.socket, "--all", f"--heap={name}", "--", "/bin/sh", "-c",
+                                "echo $LD_PRELOAD")[1]
+            self.assertEqual(out.strip(), f"{PRELOAD}:libSegFault-none.so:{library_path(name)}")
+        self.environment.pop("LD_PRELOAD", None)
+        self.assertEqual(self.preloaded("--all", "--heap=none"), [PRELOAD])
+        default = library_path("mimalloc")
+        self.assertEqual(self.preloaded("--all"), [PRELOAD] + ([default] if default else []))
+        self.assertEqual(self.preloaded("--advised"), [PRELOAD])
+
+    @unittest.skipIf(os.getuid(), "only root can hide a library")
+    def test_missing_library(self):
+        """In a mount namespace where the directory of libraries holds only what samepage itself needs."""
+        hidden = f"{self.runtime}/lib"
+        os.mkdir(hidden)
+        for program in (SAMEPAGE, "/bin/true"):
+            for word in subprocess.run(["ldd", program], capture_output=True, text=True, check=True).stdout.split():
+                if word.startswith("/"):
+                    shutil.copy(word, hidden)
+
+        def run(*words):
+            return self.samepage_in(["unshare", "-m", "/bin/sh", "-c",
+                                     'mount --bind "$0" /usr/lib/x86_64-linux-gnu && exec "$@"', hidden, SAMEPAGE,
+                                     "run", "--socket", self.socket, "--all", *words, "--", "/bin/true"])
+
+        for name, package in PACKAGES.items():
+            self.assertFailure(run(f"--heap={name}"), 125, LIBRARIES[name], "not installed", f"apt-get install {package}")
+        self.assertEqual(run(), (0, "", ""))  # the default need not be there
+        self.assertEqual(run("--heap=none"), (0, "", ""))
+
+    def samepage_in(self, words):
+        p = subprocess.run(words, env=self.environment, capture_output=True, text=True, timeout=60, check=False)
+        return p.returncode, p.stdout, p.stderr
+
+    def test_objects_are_shared(self):
+        expected = subprocess.run([PYTHON, "-c", OBJECTS], input="\n", capture_output=True, text=True,
+                                  check=True).stdout.split()[1]
+        for name in self.libraries():
+            with self.subTest(heap=name):
+                several = [self.holder("--all", f"--heap={name}", script=OBJECTS) for _ in range(3)]
+                for p in several:
+                    wait_until(lambda p=p: shared_bytes(p.pid) >= 8 << 20, "8 MiB of objects are shared")
+                for p in several:
+                    self.end(p, f"{expected}\n")
+
+    def test_worker_starts_within_malloc(self):
+        """(f) of docs/hazards.md: the first mapping that an allocator makes starts the worker."""
+        script = "import threading\nfor _ in range(20):\n  t = threading.Thread(target=lambda: bytes(1 << 22))\n" \
+                 "  t.start(); t.join()\nprint(len([bytes(n) for n in range(0, 100000, 50)]))"
+        self.set(SAMEPAGE_SET="worker_start_kbytes=0")
+        for name in self.libraries():
+            for _ in range(5):
+                self.assertEqual(self.samepage("run", "--socket", self.socket, "--all", f"--heap={name}", "--", PYTHON,
+                                               "-c", script), (0, "2000\n", ""))
+
+    def test_redis(self):
+        """The same dataset in several servers, with us and without: shared, and its digest is the same."""
+        server = shutil.which("redis-server")
+        if not server:
+            self.skipTest("redis-server is not installed")
+        plain, several = self.redis(), [self.redis(SAMEPAGE, "run", "--socket", self.socket, "--all", "--")
+                                        for _ in range(3)]
+        for redis in (plain, *several):
+            self.assertEqual(redis.ask("DEBUG", "POPULATE", "20000", "key", "700"), "+OK")
+        for redis in several:
+            wait_until(lambda redis=redis: shared_bytes(redis.process.pid) >= 8 << 20, "8 MiB are shared")
+        for redis in (plain, *several):  # written through, half of it
+            for i in range(0, 20000, 2):
+                redis.send("SET", f"key:{i}", f"new {i}")
+            for i in range(0, 20000, 2):
+                self.assertEqual(redis.answer(), "+OK")
+        self.assertEqual({redis.ask("DEBUG", "DIGEST") for redis in several}, {plain.ask("DEBUG", "DIGEST")})
+        for redis in (plain, *several):
+            self.assertEqual(redis.ask("SAVE"), "+OK")
+            self.assertEqual(redis.ask("DEBUG", "RELOAD"), "+OK")
+        self.assertEqual({redis.ask("DEBUG", "DIGEST") for redis in several}, {plain.ask("DEBUG", "DIGEST")})
+
+    def redis(self, *front):
+        redis = Redis(front, tempfile.mkdtemp(dir=self.runtime), self.environment)
+        self.addCleanup(redis.end)
+        return redis
+
+
+class Redis:
+    """A server on a socket of its own, and one connection to it."""
+
+    def __init__(self, front, directory, environment):
+        path = f"{directory}/socket"
+        self.process = subprocess.Popen(
+            [*front, shutil.which("redis-server"), "--port", "0", "--unixsocket", path, "--dir", directory, "--save", "",
+             "--enable-debug-command", "yes"], env=environment, stdout=subprocess.DEVNULL)
+        self.socket = socket.socket(socket.AF_UNIX)
+        wait_until(lambda: os.path.exists(path), "redis listens")
+        wait_until(lambda: self.socket.connect_ex(path) == 0, "redis answers")
+        self.answers = self.socket.makefile("rb")
+
+    def send(self, *words):
+        self.socket.sendall(b"*%d\r\n" % len(words) + b"".join(b"$%d\r\n%s\r\n" % (len(w), w.encode()) for w in words))
+
+    def answer(self):
+        return self.answers.readline().decode().strip()
+
+    def ask(self, *words):
+        self.send(*words)
+        return self.answer()
+
+    def end(self):
+        self.answers.close()
+        self.socket.close()
+        self.process.kill()
+        self.process.wait()
 
 
 if __name__ == "__main__":
