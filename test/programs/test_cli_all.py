@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: MIT
 """`samepage run --all`: memory that nobody advised is shared, by every descendant, and nothing else changes."""
 
+import json
 import os
 import shutil
 import socket
@@ -142,6 +143,48 @@ print(len(tasks), all(ids(t) == [["{NOBODY}"] * 4, ["{NOBODY}"] * 4, []] for t i
         self.assertLess(shared_bytes(p.pid), 4 << 20)
         self.end(p)
         self.end(every)
+
+
+class Mappings(Served):
+    def status(self, pid, *words):
+        return self.samepage("status", "--mappings", str(pid), *words)
+
+    def test_usage(self):
+        for text in ("x", "", "-1", "0", "1x", "99999999999999"):
+            self.assertUsage(self.status(text), "is no process number", "status")
+        self.assertFailure(self.status(2 ** 22 + 1), 1, "there is none")
+
+    @unittest.skipIf(os.getuid(), "an ordinary user cannot read smaps of others")
+    def test_table_and_json_agree_with_the_kernel(self):
+        p = self.holder("--all", "--heap=none")
+        wait_until(lambda: shared_bytes(p.pid) >= 4 << 20, "4 MiB shared")
+        status, out, err = self.status(p.pid, "--json")
+        self.assertEqual((status, err), (0, ""))
+        found = json.loads(out)
+        self.assertEqual((found["pid"], found["worker"]), (p.pid, True))
+        by_reason = {}
+        for m in found["mappings"]:
+            by_reason[m["why"]] = by_reason.get(m["why"], 0) + m["end"] - m["start"]
+            self.assertEqual(m["merged"], m["why"].startswith("merged"))
+            self.assertEqual(m["registered"], m["merged"] or m["why"] == "registered")
+        merged = by_reason["merged: a mapping of the store"]
+        self.assertGreaterEqual(merged, 4 << 20)
+        for why in ("file mapping", "device, stack, vdso or other special mapping",
+                    "mapped behind our back: its unmapping cannot be serialised"):
+            self.assertIn(why, by_reason)
+        status, out, err = self.status(p.pid)
+        self.assertEqual((status, err), (0, ""))
+        self.assertEqual(len(out.splitlines()), len(found["mappings"]) + 1)
+        self.assertRegex(out.splitlines()[-1], r"^[\d.]+ MiB merged, .* registered besides, .* left alone$")
+        self.end(p)
+
+    def test_without_a_worker(self):
+        p = self.holder("--advised")
+        status, out, err = self.status(p.pid)
+        self.assertEqual((status, err), (0, ""))
+        self.assertIn("eligible, but the process has no worker", out)
+        self.assertTrue(out.endswith("; the process has no worker\n"), out[-100:])
+        self.end(p)
 
 
 # Objects of a heap, of many sizes, the same in every process; and what they say when all is read again.
