@@ -224,12 +224,23 @@ struct add {
 
 static bool add_free(struct add *a, const struct sp_region *region);
 
+/* Whether the mapping is one whose registration the worker is still to end: the userfaultfd that is seen on
+ * it is ours, and will have gone before it is armed again. */
+static bool is_retired(const struct sp_engine *e, const struct sp_mapping *m) {
+    for (size_t i = 0; i < e->n_retired; i++)
+        if (e->retired[i].start < m->end && m->start < e->retired[i].end)
+            return true;
+    return false;
+}
+
 /* Private memory of our own kind that is at present not both readable and writable may become so: registered,
  * but not touched until then. */
 static bool add_mapping(void *ctx, const struct sp_mapping *m) {
     struct add *a = ctx;
     bool ours = m->attributes & SP_ATTR_STORE;
-    if (!ours && m->eligible != SP_ELIGIBLE && m->eligible != SP_PROTECTION)
+    bool eligible = m->eligible == SP_ELIGIBLE || m->eligible == SP_PROTECTION ||
+                    (m->eligible == SP_USERFAULTFD && is_retired(a->e, m));
+    if (!ours && !eligible)
         return true;
     struct sp_region region = {
         .start = m->start > a->start ? m->start : a->start,
