@@ -4,9 +4,9 @@
  * linker loads it into the command, and becomes the command: the same process, so that its status, signals,
  * streams and children are its own. Only --summary needs a process that waits (cli/supervise.c).
  *
- * The environment: LD_PRELOAD (ours before what was there), SAMEPAGE_SOCKET, SAMEPAGE_ALIVE (a private daemon
- * only), SAMEPAGE_SET (only where something was set), SAMEPAGE_VERBOSE (--verbose only). Nothing else is
- * changed.
+ * The environment: LD_PRELOAD (ours before what was there, an allocator library behind it), SAMEPAGE_SOCKET,
+ * SAMEPAGE_ALIVE (a private daemon only), SAMEPAGE_SET (only where something was set), SAMEPAGE_SCOPE (--all
+ * and --advised only), SAMEPAGE_VERBOSE (--verbose only). Nothing else is changed.
  */
 #include "cli/run.h"
 
@@ -16,19 +16,26 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "cli/heap.h"
 #include "cli/places.h"
 #include "cli/private.h"
 #include "cli/program.h"
 #include "core/settings.h"
 #include "os/socket.h"
 #include "os/uffd.h"
+#include "preload/scope.h"
 
-enum { OPTION_ADVISED, OPTION_SUMMARY, OPTION_SOCKET, OPTION_SET, OPTION_VERBOSE };
+enum { OPTION_ALL, OPTION_ADVISED, OPTION_HEAP, OPTION_SUMMARY, OPTION_SOCKET, OPTION_SET, OPTION_VERBOSE };
 
 static const struct sp_option options[] = {
+    [OPTION_ALL] = {"all", 'A', NULL, "merge all private anonymous memory of the command and its children"},
     [OPTION_ADVISED] = {"advised", 'a', NULL,
-                        "merge what the program advises itself (MADV_MERGEABLE,\n"
-                        "                         PR_SET_MEMORY_MERGE): the default, and the only way yet"},
+                        "merge only what a program advises itself (MADV_MERGEABLE,\n"
+                        "                         PR_SET_MEMORY_MERGE)"},
+    [OPTION_HEAP] = {"heap", 'H', "NAME",
+                     "with --all: give programs the malloc of that library, so that\n"
+                     "                         their heap is merged too: " SP_HEAP_NAMES "\n"
+                     "                         (default: " SP_HEAP_DEFAULT_NAME " where it is installed)"},
     [OPTION_SUMMARY] = {"summary", 's', NULL, "print one line on standard error at the end"},
     [OPTION_SOCKET] = {"socket", 'S', "PATH", "use the daemon that listens there"},
     [OPTION_SET] = {"set", 0, "KEY=VALUE", "change a setting; may be repeated"},
@@ -48,9 +55,10 @@ const struct sp_command sp_command_run = {
         "The daemon: --socket, else SAMEPAGE_SOCKET, else one that listens at\n"
         "$XDG_RUNTIME_DIR/samepage/socket or /run/samepage/socket, else a private one is started, which\n"
         "ends with the last of the processes. Settings are for a private one: any other has its own.\n\n"
-        "The command gets LD_PRELOAD, SAMEPAGE_SOCKET, and where they apply SAMEPAGE_ALIVE, SAMEPAGE_SET "
-        "and\n"
-        "SAMEPAGE_VERBOSE in its environment.\n\n"
+        "What is merged: --all or --advised, else what SAMEPAGE_SCOPE says, else --" SP_SCOPE_DEFAULT_TEXT
+        ".\n\n"
+        "The command gets LD_PRELOAD, SAMEPAGE_SOCKET, and where they apply SAMEPAGE_ALIVE, SAMEPAGE_SET,\n"
+        "SAMEPAGE_SCOPE and SAMEPAGE_VERBOSE in its environment.\n\n"
         "--summary tells of all programs of this user that share at that daemon while the command runs; a\n"
         "private daemon has those of the command only.\n\n"
         "Exit status: the command's; 125 when samepage fails itself or a setting is wrong, 126 when the\n"
@@ -62,7 +70,9 @@ struct run_options {
     bool summary, verbose;
     bool set_here; /* --set was given */
     const char *socket;
-    char *set; /* "KEY=VALUE,...": SAMEPAGE_SET and then each --set; NULL: none */
+    const char *scope;          /* NULL: neither --all nor --advised */
+    const struct sp_heap *heap; /* NULL: no --heap */
+    char *set;                  /* "KEY=VALUE,...": SAMEPAGE_SET and then each --set; NULL: none */
 };
 
 static int fail(const char *what, const char *why) {
@@ -121,8 +131,25 @@ static int add_inherited(struct run_options *o) {
     return 0;
 }
 
+/* Inherited and wrong: the shim would merge nothing, and say nothing. */
+static int check_scope(void) {
+    enum sp_scope scope;
+    if (sp_scope_parse(getenv("SAMEPAGE_SCOPE"), &scope))
+        return 0;
+    return fail("SAMEPAGE_SCOPE in the environment", "neither 'all' nor 'advised'");
+}
+
 static int take_option(struct run_options *o, int option, const char *value) {
     switch (option) {
+    case OPTION_ALL:
+    case OPTION_ADVISED:
+        o->scope = option == OPTION_ALL ? "all" : "advised";
+        return 0;
+    case OPTION_HEAP:
+        o->heap = sp_heap_find(value);
+        if (!o->heap)
+            return sp_usage_error(&sp_command_run, "option '--heap': '%s' is none of " SP_HEAP_NAMES, value);
+        return 0;
     case OPTION_SUMMARY:
         o->summary = true;
         return 0;
@@ -249,8 +276,52 @@ static int set_preload(void) {
     return r ? fail("LD_PRELOAD", strerror(ENOMEM)) : 0;
 }
 
+/* What will hold for the command, the environment included. */
+static enum sp_scope scope_of(const struct run_options *o) {
+    enum sp_scope scope = SP_SCOPE_DEFAULT;
+    (void)sp_scope_parse(o->scope ? o->scope : getenv("SAMEPAGE_SCOPE"), &scope);
+    return scope;
+}
+
+/* The library stands last: an allocator that the user preloads goes first. */
+static int append_preload(const char *path) {
+    char *all;
+    const char *before = getenv("LD_PRELOAD");
+    if (before && has_word(before, path))
+        return 0;
+    if (asprintf(&all, "%s%s%s", before && *before ? before : "", before && *before ? ":" : "", path) < 0)
+        return fail("LD_PRELOAD", strerror(ENOMEM));
+    int r = setenv("LD_PRELOAD", all, 1);
+    free(all);
+    return r ? fail("LD_PRELOAD", strerror(ENOMEM)) : 0;
+}
+
+/* 0 or an exit status. A library that was asked for must be there; the default need not. */
+static int set_heap(const struct run_options *o) {
+    const struct sp_heap *heap = o->heap ? o->heap : sp_heap_find(SP_HEAP_DEFAULT_NAME);
+    char path[PATH_MAX];
+    if (scope_of(o) != SP_SCOPE_ALL || !heap->file)
+        return 0;
+    if (!sp_heap_path(heap, path)) {
+        if (o->verbose)
+            sp_complain(&sp_command_run, "heap: %s", path);
+        return append_preload(path);
+    }
+    if (o->heap) {
+        sp_complain(&sp_command_run, "--heap=%s: %s is not installed: apt-get install %s", heap->name,
+                    heap->file, heap->package);
+        return SP_EXIT_RUN_FAILED;
+    }
+    if (o->verbose)
+        sp_complain(&sp_command_run, "heap: not merged, %s is not installed (package %s)", heap->file,
+                    heap->package);
+    return 0;
+}
+
 static int set_environment(const struct run_options *o, const struct daemon_choice *c) {
     int status = set_preload();
+    if (!status)
+        status = set_heap(o);
     if (status)
         return status;
     /* An outer private daemon's file means nothing to another daemon. */
@@ -258,7 +329,9 @@ static int set_environment(const struct run_options *o, const struct daemon_choi
         unsetenv("SAMEPAGE_ALIVE");
     if (setenv("SAMEPAGE_SOCKET", c->socket, 1) ||
         (c->private_started && setenv("SAMEPAGE_ALIVE", c->private.alive, 1)) ||
-        (o->set && setenv("SAMEPAGE_SET", o->set, 1)) || (o->verbose && setenv("SAMEPAGE_VERBOSE", "1", 1)))
+        (o->set && setenv("SAMEPAGE_SET", o->set, 1)) ||
+        (o->scope && setenv("SAMEPAGE_SCOPE", o->scope, 1)) ||
+        (o->verbose && setenv("SAMEPAGE_VERBOSE", "1", 1)))
         return fail("environment", strerror(errno));
     return 0;
 }
@@ -323,7 +396,9 @@ static int run_main(const struct sp_command *command, int argc, char **argv) {
         status = args.status;
     else if (args.next == argc)
         status = sp_usage_error(command, "no command to run");
-    else if (!(status = add_inherited(&o)))
+    else if (o.heap && o.heap->file && scope_of(&o) != SP_SCOPE_ALL)
+        status = sp_usage_error(command, "option '--heap' needs '--all'");
+    else if (!(status = add_inherited(&o)) && (o.scope || !(status = check_scope())))
         status = run(&o, argv + args.next);
     free(o.set);
     return status;

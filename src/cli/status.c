@@ -11,6 +11,7 @@
 #include <string.h>
 
 #include "cli/cli.h"
+#include "cli/mappings.h"
 #include "cli/output.h"
 #include "cli/places.h"
 #include "merge/engine.h"
@@ -18,11 +19,14 @@
 
 #define ANSWER_MS 3000
 
-enum { OPTION_JSON, OPTION_SOCKET };
+enum { OPTION_JSON, OPTION_SOCKET, OPTION_MAPPINGS };
 
 static const struct sp_option options[] = {
     [OPTION_JSON] = {"json", 'j', NULL, "print everything as JSON"},
     [OPTION_SOCKET] = {"socket", 'S', "PATH", "ask the daemon that listens there"},
+    [OPTION_MAPPINGS] = {"mappings", 'm', "PID",
+                         "show the mappings of a process instead: which are merged or\n"
+                         "                         registered to be, and why not the others"},
     {"help", 'h', NULL, "print this text"},
     {NULL},
 };
@@ -262,12 +266,14 @@ static int report(struct report *r, const char *named) {
 static int status_main(const struct sp_command *command, int argc, char **argv) {
     struct sp_args args = {.command = command, .argc = argc, .argv = argv};
     struct report r = {.json = false};
-    const char *value, *named = NULL;
+    const char *value, *named = NULL, *mappings = NULL;
     for (int option; (option = sp_args_next(&args, &value)) != SP_ARGS_END;) {
         if (option == SP_ARGS_DONE)
             return args.status;
         if (option == OPTION_JSON)
             r.json = true;
+        else if (option == OPTION_MAPPINGS)
+            mappings = value;
         else
             named = value;
     }
@@ -275,6 +281,8 @@ static int status_main(const struct sp_command *command, int argc, char **argv) 
         return sp_usage_error(command, "unexpected argument '%s'", argv[args.next]);
     if (named && !*named)
         return sp_usage_error(command, "option '--socket' needs a path");
+    if (mappings)
+        return sp_mappings_main(mappings, r.json);
     r.daemons = json_array();
     int status = report(&r, named);
     json_decref(r.daemons);

@@ -138,10 +138,11 @@ struct sp_engine *sp_engine_free(struct sp_engine *e) {
     return NULL;
 }
 
-/* Starts the worker. Not with the lock held: creating a thread may call the application's allocator, which
- * may map memory through us. */
+/* Starts the worker. Not with the lock held: creating an ordinary thread calls the application's allocator,
+ * which may map memory through us. */
 static void engine_start(struct sp_engine *e) {
-    int error = sp_thread_start(&e->thread, "samepage", true, sp_worker_main, e);
+    int error = e->bare_thread ? sp_thread_start_bare(&e->thread, "samepage", true, sp_worker_main, e)
+                               : sp_thread_start(&e->thread, "samepage", true, sp_worker_main, e);
     sp_lock_acquire(&e->lock);
     if (error)
         sp_engine_set_state(e, SP_ENGINE_NO_THREAD, error);
@@ -183,6 +184,35 @@ void sp_engine_stop(struct sp_engine *e, enum sp_engine_state why) {
     engine_wake(e);
 }
 
+void sp_engine_bare(struct sp_engine *e) {
+    e->bare_thread = true;
+}
+
+/* How long the program waits for a worker that is busy, in steps of 100 ms. */
+#define IDENTITY_TRIES 10
+
+void sp_engine_identity(struct sp_engine *e) {
+    struct sp_identity identity;
+    if (!e->bare_thread || !__atomic_load_n(&e->thread_started, __ATOMIC_RELAXED))
+        return;
+    if (sp_identity_read(&identity)) {
+        sp_engine_stop(e, SP_ENGINE_STOPPED);
+        return;
+    }
+    sp_engine_lock(e);
+    e->identity = identity;
+    __atomic_store_n(&e->identity_wanted, true, __ATOMIC_RELEASE);
+    sp_engine_unlock(e);
+    for (unsigned tries = 0; tries < IDENTITY_TRIES; tries++) {
+        uint32_t seen = __atomic_load_n(&e->pass_done.word, __ATOMIC_ACQUIRE);
+        int tid = __atomic_load_n(&e->worker_tid, __ATOMIC_ACQUIRE);
+        if (!__atomic_load_n(&e->identity_wanted, __ATOMIC_ACQUIRE) || !tid || !sp_wake_alive(tid))
+            return;
+        engine_wake(e);
+        sp_event_wait(&e->pass_done, seen, UINT64_C(100000000));
+    }
+}
+
 /* ---- regions ---- */
 
 struct add {
@@ -194,12 +224,23 @@ struct add {
 
 static bool add_free(struct add *a, const struct sp_region *region);
 
+/* Whether the mapping is one whose registration the worker is still to end: the userfaultfd that is seen on
+ * it is ours, and will have gone before it is armed again. */
+static bool is_retired(const struct sp_engine *e, const struct sp_mapping *m) {
+    for (size_t i = 0; i < e->n_retired; i++)
+        if (e->retired[i].start < m->end && m->start < e->retired[i].end)
+            return true;
+    return false;
+}
+
 /* Private memory of our own kind that is at present not both readable and writable may become so: registered,
  * but not touched until then. */
 static bool add_mapping(void *ctx, const struct sp_mapping *m) {
     struct add *a = ctx;
     bool ours = m->attributes & SP_ATTR_STORE;
-    if (!ours && m->eligible != SP_ELIGIBLE && m->eligible != SP_PROTECTION)
+    bool eligible = m->eligible == SP_ELIGIBLE || m->eligible == SP_PROTECTION ||
+                    (m->eligible == SP_USERFAULTFD && is_retired(a->e, m));
+    if (!ours && !eligible)
         return true;
     struct sp_region region = {
         .start = m->start > a->start ? m->start : a->start,
@@ -241,6 +282,14 @@ static bool add_free(struct add *a, const struct sp_region *region) {
     return !a->error;
 }
 
+/* Something was registered. */
+static void added(struct sp_engine *e, bool now) {
+    sp_engine_changed(e);
+    e->settled = false;
+    if (e->regions.bytes && (now || e->regions.bytes >= e->settings.v[SP_SETTING_worker_start_kbytes] * 1024))
+        engine_want_start(e);
+}
+
 int sp_engine_add_locked(struct sp_engine *e, uint64_t start, uint64_t end, bool now,
                          uint64_t *ret_eligible_bytes) {
     struct add a = {.e = e, .start = start, .end = end};
@@ -249,12 +298,50 @@ int sp_engine_add_locked(struct sp_engine *e, uint64_t start, uint64_t end, bool
         error = a.error;
     if (ret_eligible_bytes)
         *ret_eligible_bytes = a.eligible_bytes;
-    sp_engine_changed(e);
-    e->settled = false;
-    if (e->regions.bytes && (now || e->regions.bytes >= e->settings.v[SP_SETTING_worker_start_kbytes] * 1024))
-        engine_want_start(e);
+    added(e, now);
     engine_wake(e);
     return error;
+}
+
+struct add_ranges {
+    struct add add;
+    const struct sp_range *ranges;
+    size_t n;
+};
+
+/* Mappings and ranges both ascend: the first range left is the first that may overlap the mapping. */
+static bool add_overlaps(void *ctx, const struct sp_mapping *m) {
+    struct add_ranges *r = ctx;
+    while (r->n && r->ranges->end <= m->start) {
+        r->ranges++;
+        r->n--;
+    }
+    for (size_t i = 0; i < r->n && r->ranges[i].start < m->end; i++) {
+        r->add.start = r->ranges[i].start;
+        r->add.end = r->ranges[i].end;
+        if (!add_mapping(&r->add, m))
+            return false;
+    }
+    return r->n > 0;
+}
+
+int sp_engine_add_ranges_locked(struct sp_engine *e, const struct sp_range *ranges, size_t n) {
+    struct add_ranges r = {.add = {.e = e}, .ranges = ranges, .n = n};
+    if (!n)
+        return 0;
+    int error = sp_proc_mappings(ranges[0].start, ranges[n - 1].end, add_overlaps, &r);
+    added(e, false);
+    engine_wake(e);
+    return error ? error : r.add.error;
+}
+
+int sp_engine_add_fresh_locked(struct sp_engine *e, uint64_t start, uint64_t end, int prot) {
+    struct add a = {.e = e};
+    struct sp_region region = {.start = start, .end = end, .prot = prot};
+    if (end <= SP_WINDOWS_MAX * SP_WINDOW_SIZE)
+        add_free(&a, &region);
+    added(e, false);
+    return a.error;
 }
 
 static bool retired_reserve(struct sp_engine *e) {

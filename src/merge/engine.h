@@ -18,6 +18,7 @@
 #include "core/types.h"
 #include "merge/link.h"
 #include "os/lock.h"
+#include "os/pagemap.h"
 #include "os/proc.h"
 
 struct sp_engine;
@@ -67,6 +68,16 @@ bool sp_engine_lock_mine(const struct sp_engine *e);
 SP_WARN_UNUSED int sp_engine_add_locked(struct sp_engine *e, uint64_t start, uint64_t end, bool now,
                                         uint64_t *ret_eligible_bytes);
 
+/* The same for ascending ranges, with one reading of the mappings. */
+SP_WARN_UNUSED int sp_engine_add_ranges_locked(struct sp_engine *e, const struct sp_range *ranges, size_t n);
+
+/*
+ * The same for one mapping of private anonymous memory that the caller has made just now, and which is as the
+ * kernel makes them: with this protection, and no attribute, policy, key or name. Nothing is read, and the
+ * worker is not woken: there is nothing to merge yet. 0 or -ENOMEM.
+ */
+SP_WARN_UNUSED int sp_engine_add_fresh_locked(struct sp_engine *e, uint64_t start, uint64_t end, int prot);
+
 /*
  * The range leaves the registration. References to the store are given back by the worker later, once (H6).
  *
@@ -78,6 +89,13 @@ SP_WARN_UNUSED int sp_engine_add_locked(struct sp_engine *e, uint64_t start, uin
  * given back too early.
  */
 void sp_engine_remove_locked(struct sp_engine *e, uint64_t start, uint64_t end, bool unmapped);
+
+/* The worker will be a bare thread (os/thread.h), and the caller tells it of changes of identity. Before
+ * anything is registered. */
+void sp_engine_bare(struct sp_engine *e);
+/* The calling thread, and with it the program, may be somebody else by now: the worker follows, or ends.
+ * Returns when it has, or when it is too busy to do so soon. Without the lock held. */
+void sp_engine_identity(struct sp_engine *e);
 
 /* Waits until the kernel's userfaultfd registration of ranges that were removed has ended: then another
  * userfaultfd may have them. At once when there is no worker. Without the lock held. */

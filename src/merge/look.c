@@ -32,6 +32,44 @@ static bool arm_piece(void *ctx, uint64_t start, uint64_t end, bool store) {
     return !arm->error;
 }
 
+static bool is_not_ours(int error) {
+    /* The program has a userfaultfd of its own there (H11), or it is no longer memory of the kind we
+     * registered. */
+    return error == -EBUSY || error == -EINVAL;
+}
+
+/* A region may be many mappings, and what is wrong with one says nothing of its neighbours. */
+struct arm_mappings {
+    struct sp_worker *w;
+    uint64_t start, end;
+    int error;
+};
+
+static bool arm_mapping(void *ctx, const struct sp_mapping *m) {
+    struct arm_mappings *a = ctx;
+    struct arm arm = {.w = a->w};
+    uint64_t start = m->start > a->start ? m->start : a->start, end = m->end < a->end ? m->end : a->end;
+    sp_engine_pieces_locked(a->w->engine, start, end, arm_piece, &arm);
+    if (is_not_ours(arm.error))
+        sp_engine_remove_locked(a->w->engine, start, end, false);
+    else if (arm.error)
+        a->error = arm.error;
+    return !a->error;
+}
+
+/* Arms what can be of a region that cannot be armed whole; the rest leaves. */
+static int arm_mappings(struct sp_worker *w, uint64_t start, uint64_t end) {
+    struct sp_engine *e = w->engine;
+    struct arm_mappings a = {.w = w, .start = start, .end = end};
+    int error = sp_proc_mappings(start, end, arm_mapping, &a);
+    if (error || a.error)
+        return error ? error : a.error;
+    for (size_t i = sp_regions_find(&e->regions, start); i < e->regions.n && e->regions.items[i].start < end;
+         i++)
+        e->regions.items[i].armed = true;
+    return 0;
+}
+
 /* Ends the registration of ranges that left; whatever is there now and is not ours stays as it is. With the
  * lock held. */
 static void disarm_retired(struct sp_worker *w) {
@@ -66,10 +104,12 @@ void sp_look_arm(struct sp_worker *w) {
         struct arm arm = {.w = w};
         uint64_t start = r->start, end = r->end;
         sp_engine_pieces_locked(e, start, end, arm_piece, &arm);
-        if (arm.error == -EBUSY || arm.error == -EINVAL) {
-            /* The program has a userfaultfd of its own there (H11), or it is no longer memory of the kind we
-             * registered: not ours. */
-            sp_engine_remove_locked(e, start, end, false);
+        if (is_not_ours(arm.error)) {
+            if (arm_mappings(w, start, end))
+                sp_engine_remove_locked(e, start, end, false);
+            else
+                any = true;
+            i = sp_regions_find(&e->regions, end);
             continue;
         }
         if (arm.error)

@@ -14,6 +14,7 @@
 #include "merge/engine.h"
 #include "merge/region.h"
 #include "merge/window.h"
+#include "os/identity.h"
 #include "os/memory.h"
 #include "os/pagemap.h"
 #include "os/thread.h"
@@ -50,6 +51,10 @@ struct sp_engine {
     bool child;                 /* copied by fork, without a worker of its own yet */
     uint64_t child_since_ns;
     bool start_wanted; /* a worker is to be started when the lock is released */
+
+    bool bare_thread;     /* the worker is one the C library does not know of; set before it starts */
+    bool identity_wanted; /* and is to become: */
+    struct sp_identity identity;
 
     struct sp_thread thread; /* valid while thread_started */
     bool thread_started;

@@ -559,9 +559,27 @@ static void worker_wait(struct sp_worker *w) {
     w->next_pass_ns = earliest(w->next_pass_ns, soon);
 }
 
+/* The program has become somebody else. Who cannot follow must not stay behind with rights that the program
+ * has given up. */
+static void worker_identity(struct sp_worker *w) {
+    struct sp_engine *e = w->engine;
+    if (!__atomic_load_n(&e->identity_wanted, __ATOMIC_ACQUIRE))
+        return;
+    sp_worker_lock(w);
+    int error = sp_identity_assume(&e->identity);
+    __atomic_store_n(&e->identity_wanted, false, __ATOMIC_RELEASE);
+    if (error) {
+        sp_engine_quit(e);
+        sp_engine_set_state(e, SP_ENGINE_STOPPED, error);
+    }
+    sp_engine_unlock(e);
+    sp_event_post(&e->pass_done);
+}
+
 static void worker_loop(struct sp_worker *w) {
     struct sp_engine *e = w->engine;
     while (!__atomic_load_n(&e->quit, __ATOMIC_ACQUIRE)) {
+        worker_identity(w);
         sp_worker_forks(w);
         if (!w->linked && sp_now_ns() >= w->next_link_ns)
             worker_link(w);

@@ -101,7 +101,8 @@ static bool walk_visit(void *ctx, const struct sp_mapping *m) {
     if (m->end <= w->start)
         return true;
     struct sp_mapping found = *m;
-    if (found.eligible == SP_ELIGIBLE && has_policy(found.start))
+    bool eligible = found.eligible == SP_ELIGIBLE || found.eligible == SP_USERFAULTFD;
+    if (eligible && has_policy(found.start))
         found.eligible = SP_POLICY;
     return w->visit(w->ctx, &found) && found.end < w->end;
 }
@@ -324,6 +325,21 @@ int sp_proc_locked(bool *ret_locked) {
     if (r < 0)
         return r;
     *ret_locked = locked_kib > 0;
+    return 0;
+}
+
+/* "size resident shared ...", in pages: proc_pid_statm(5). */
+int sp_proc_anonymous(uint64_t *ret_bytes) {
+    int fault = sp_fault("proc_anonymous");
+    if (fault)
+        return fault;
+    char text[128];
+    int r = read_start("/proc/self/statm", text, sizeof(text));
+    if (r < 0)
+        return r;
+    const char *resident = text + strcspn(text, " "), *shared = resident + 1 + strcspn(resident + 1, " ");
+    uint64_t all = read_decimal(resident), files = read_decimal(shared);
+    *ret_bytes = all > files ? (all - files) * SP_PAGE_SIZE : 0;
     return 0;
 }
 

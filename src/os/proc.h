@@ -81,6 +81,8 @@ bool sp_move_is_safe(uint32_t version, bool swap_on);
 void sp_proc_name(int pid, char ret_name[16]);
 /* Whether the calling process has any locked memory or MCL_FUTURE (VmLck > 0) (H21). */
 SP_WARN_UNUSED int sp_proc_locked(bool *ret_locked);
+/* Resident memory of this process that no file is behind. */
+SP_WARN_UNUSED int sp_proc_anonymous(uint64_t *ret_bytes);
 /* 32 random bytes (getrandom(2)). */
 SP_WARN_UNUSED int sp_random(uint8_t ret[32]);
 

@@ -5,11 +5,14 @@
  * The stack is a mapping of our own: the C library's thread control block and static TLS lie in it too, so
  * nothing the thread needs for itself is ever in memory that may be frozen. What the new thread has to know
  * lies at the far (lowest) end of the stack. All signals are blocked by way of pthread_sigmask, which leaves
- * the C library's internal ones open: setuid(2) of the program waits for every thread to answer.
+ * the C library's internal ones open: setuid(2) of the program waits for every thread to answer. A bare
+ * thread answers to nobody, and blocks them too.
  */
 #include "os/thread.h"
 
 #include <errno.h>
+#include <linux/futex.h>
+#include <sched.h>
 #include <signal.h>
 #include <sys/prctl.h>
 #include <time.h>
@@ -90,6 +93,13 @@ static int create(struct sp_thread *t) {
     return -r;
 }
 
+static void start_init(struct start *s, const char *name, bool own_files, void (*main)(void *arg, int status),
+                       void *arg) {
+    *s = (struct start){.main = main, .arg = arg, .own_files = own_files};
+    for (size_t c = 0; c < sizeof(s->name) - 1 && name[c]; c++)
+        s->name[c] = name[c];
+}
+
 int sp_thread_start(struct sp_thread *t, const char *name, bool own_files,
                     void (*main)(void *arg, int status), void *arg) {
     int fault = sp_fault("thread_start");
@@ -103,10 +113,7 @@ int sp_thread_start(struct sp_thread *t, const char *name, bool own_files,
         r = stack_init(&made, sizes[i]);
         if (r < 0)
             return r;
-        struct start *s = start_of(&made);
-        *s = (struct start){.main = main, .arg = arg, .own_files = own_files};
-        for (size_t c = 0; c < sizeof(s->name) - 1 && name[c]; c++)
-            s->name[c] = name[c];
+        start_init(start_of(&made), name, own_files, main, arg);
         r = create(&made);
         if (r < 0)
             stack_deinit(&made);
@@ -116,8 +123,120 @@ int sp_thread_start(struct sp_thread *t, const char *name, bool own_files,
     return r;
 }
 
+#if defined(__x86_64__)
+/*
+ * At the high end of a bare thread's stack lies what the compiler and the C library expect to find by way of
+ * %fs: below it the static TLS of the libraries, all of it zero (errno is there); from there on the thread
+ * control block, of which we fill in what is part of the ABI: its own address twice, the stack guard and the
+ * pointer guard (glibc, sysdeps/x86_64/nptl/tls.h).
+ */
+#define CONTROL_BYTES    SP_PAGE_SIZE
+#define TLS_MARGIN_BYTES ((size_t)64 * 1024)
+
+static uint64_t *control_of(const struct sp_thread *t) {
+    return (uint64_t *)((char *)t->stack + t->stack_bytes - CONTROL_BYTES);
+}
+
+/* The word at %fs + `offset`. */
+static uint64_t from_fs(uint64_t offset) {
+    uint64_t v;
+    __asm__("movq %%fs:(%1), %0" : "=r"(v) : "r"(offset) : "memory");
+    return v;
+}
+
+/* How far below the control block errno lies, in every thread; what else the C library keeps is near. */
+static size_t tls_bytes(void) {
+    size_t below = (size_t)(from_fs(0) - (uintptr_t)__errno_location());
+    return (below + TLS_MARGIN_BYTES + SP_PAGE_SIZE - 1) & ~(size_t)(SP_PAGE_SIZE - 1);
+}
+
+static void control_init(uint64_t *control) {
+    control[0] = control[2] = (uintptr_t)control;
+    control[5] = from_fs(0x28);
+    control[6] = from_fs(0x30);
+}
+
+/* Ends the thread alone. Nothing of the stack is used any more when the kernel clears *bare_tid. */
+static void bare_main(struct start *s) {
+    thread_main(s);
+    for (;;)
+        sp_syscall(SYS_exit, 0);
+}
+
+/* clone(2); the child takes from its stack what it is to call, and with what. */
+static long bare_clone(uint64_t flags, void *stack, uint32_t *tid, void *control) {
+    long ret;
+    register uint32_t *r10 __asm__("r10") = tid;
+    register void *r8 __asm__("r8") = control;
+    __asm__ volatile("syscall\n\t"
+                     "testq %%rax, %%rax\n\t"
+                     "jnz 1f\n\t"
+                     "xorl %%ebp, %%ebp\n\t"
+                     "popq %%rdi\n\t"
+                     "popq %%rax\n\t"
+                     "callq *%%rax\n\t"
+                     "ud2\n"
+                     "1:"
+                     : "=a"(ret)
+                     : "a"((long)SYS_clone), "D"(flags), "S"(stack), "d"(tid), "r"(r10), "r"(r8)
+                     : "rcx", "r11", "memory");
+    return ret;
+}
+
+/* The thread's number stands in the last word of the control block's page. */
+static int bare_create(struct sp_thread *t, size_t top_bytes) {
+    const uint64_t flags = CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD | CLONE_SYSVSEM |
+                           CLONE_SETTLS | CLONE_PARENT_SETTID | CLONE_CHILD_CLEARTID;
+    uint64_t all = UINT64_MAX, old = 0;
+    uint64_t *control = control_of(t);
+    uint64_t *top = (uint64_t *)((char *)t->stack + t->stack_bytes - top_bytes) - 2;
+    control_init(control);
+    top[0] = (uintptr_t)start_of(t);
+    top[1] = (uintptr_t)bare_main;
+    t->bare_tid = (uint32_t *)(control + CONTROL_BYTES / sizeof(*control) - 1);
+    sp_syscall(SYS_rt_sigprocmask, SIG_SETMASK, &all, &old, sizeof(all));
+    long r = bare_clone(flags, top, t->bare_tid, control);
+    sp_syscall(SYS_rt_sigprocmask, SIG_SETMASK, &old, NULL, sizeof(old));
+    return r < 0 ? (int)r : 0;
+}
+
+int sp_thread_start_bare(struct sp_thread *t, const char *name, bool own_files,
+                         void (*main)(void *arg, int status), void *arg) {
+    int fault = sp_fault("thread_start");
+    if (fault)
+        return fault;
+    struct sp_thread made = {0};
+    size_t top_bytes = tls_bytes() + CONTROL_BYTES;
+    int r = stack_init(&made, STACK_BYTES + top_bytes);
+    if (r < 0)
+        return r;
+    start_init(start_of(&made), name, own_files, main, arg);
+    r = bare_create(&made, top_bytes);
+    if (r < 0)
+        stack_deinit(&made);
+    else
+        *t = made;
+    return r;
+}
+#else
+int sp_thread_start_bare(struct sp_thread *t, const char *name, bool own_files,
+                         void (*main)(void *arg, int status), void *arg) {
+    return -ENOSYS;
+}
+#endif
+
+/* The kernel wakes with a futex that is not private (set_tid_address(2)). */
+static void bare_join(const struct sp_thread *t) {
+    uint32_t tid;
+    while ((tid = __atomic_load_n(t->bare_tid, __ATOMIC_ACQUIRE)))
+        sp_syscall(SYS_futex, t->bare_tid, FUTEX_WAIT, tid, NULL);
+}
+
 void sp_thread_join(struct sp_thread *t) {
-    pthread_join(t->handle, NULL);
+    if (t->bare_tid)
+        bare_join(t);
+    else
+        pthread_join(t->handle, NULL);
     stack_deinit(t);
 }
 

@@ -12,7 +12,8 @@
 #include "core/types.h"
 
 struct sp_thread {
-    pthread_t handle;
+    pthread_t handle;   /* of an ordinary one */
+    uint32_t *bare_tid; /* of a bare one, in its stack: 0 when it has ended; NULL: it is ordinary */
     void *stack;
     size_t stack_bytes;
 };
@@ -24,6 +25,15 @@ struct sp_thread {
  */
 SP_WARN_UNUSED int sp_thread_start(struct sp_thread *t, const char *name, bool own_files,
                                    void (*main)(void *arg, int status), void *arg);
+/*
+ * The same by a bare system call, for a caller that may be anywhere in the program: in the middle of its
+ * malloc, say, which pthread_create calls. The C library does not know of such a thread. So it must be told
+ * of changes of identity (os/identity.h); every signal is blocked; and it may call only those functions of
+ * the C library that need nothing of their thread but errno and a stack guard. x86-64 only: -ENOSYS
+ * elsewhere.
+ */
+SP_WARN_UNUSED int sp_thread_start_bare(struct sp_thread *t, const char *name, bool own_files,
+                                        void (*main)(void *arg, int status), void *arg);
 /* Waits for its end and frees the stack. */
 void sp_thread_join(struct sp_thread *t);
 /* In a child after fork, where the thread does not exist: frees the stack. */

@@ -295,10 +295,12 @@ static long merge_any_set(const long a[6]) {
     bool taken = shim_lock();
     if (a[1]) {
         shim.merge_any = true;
+        __atomic_store_n(&shim.allowed_bytes, 0, __ATOMIC_RELAXED);
         shim_want_locked(0, UINT64_MAX);
     } else if (shim.merge_any) {
         r = shim_retire_locked(0, UINT64_MAX);
         shim.merge_any = r < 0;
+        shim.all &= r < 0; /* the program knows what it wants */
     }
     shim_unlock(taken);
     return r;

@@ -72,11 +72,11 @@ static void drop_dontfork_locked(void) {
 static void child_locked(void) {
     sp_engine_fork_child(shim.engine);
     shim.inflight = 0;
-    sp_engine_lock(shim.engine);
+    bool taken = shim_lock();
     ranges_cut(&shim.locked, 0, UINT64_MAX);
     drop_dontfork_locked();
     wipe_locked();
-    sp_engine_unlock(shim.engine);
+    shim_unlock(taken);
 }
 
 static void after_child(void) {

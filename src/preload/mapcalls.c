@@ -39,7 +39,7 @@ long call_mmap(uint64_t address, uint64_t bytes, int prot, int flags, int fd, lo
     else
         r = call_make(&c);
     if (!is_error(r) && is_trackable(length, prot, flags))
-        shim_track((uint64_t)r, (uint64_t)r + length);
+        shim_track((uint64_t)r, (uint64_t)r + length, prot);
     return r;
 }
 

@@ -15,7 +15,7 @@
 
 /* Bounds: beyond them new memory is simply not merged. In .bss: what is not used is never touched. */
 #define TRACKED_MAX 16384
-#define WANTED_MAX  8192
+#define WANTED_MAX  16384
 #define FORMER_MAX  8192
 #define SMALL_MAX   1024
 
@@ -34,6 +34,8 @@ struct shim shim = {
 bool shim_overlaps(uint64_t start, uint64_t end) {
     if (!shim.engine)
         return false;
+    if (__atomic_load_n(&shim.state, __ATOMIC_SEQ_CST) == SHIM_UNARMED)
+        return true;
     return ranges_overlap(&shim.tracked, start, end) || ranges_overlap(&shim.wanted, start, end) ||
            ranges_overlap(&shim.former, start, end);
 }
@@ -44,7 +46,7 @@ bool shim_special_locked(uint64_t start, uint64_t end) {
 
 /* A child of vfork runs in our memory, and its next exec would kill a worker that it started, batch or not.
  */
-static bool may_start_worker(void) {
+bool shim_is_owner(void) {
     return sp_syscall(SYS_getpid) == shim.pid;
 }
 
@@ -60,13 +62,90 @@ static void register_locked(uint64_t start, uint64_t end) {
  * sequentially consistent: one of the two sees the other.
  */
 static void finish_arming_locked(void) {
-    if (__atomic_load_n(&shim.state, __ATOMIC_SEQ_CST) != SHIM_ARMING || !may_start_worker() ||
+    if (__atomic_load_n(&shim.state, __ATOMIC_SEQ_CST) != SHIM_ARMING || !shim_is_owner() ||
         __atomic_load_n(&shim.inflight, __ATOMIC_SEQ_CST) > 0)
         return;
     __atomic_store_n(&shim.state, SHIM_ARMED, __ATOMIC_SEQ_CST);
-    struct sp_range part = {0};
-    while (ranges_first(&shim.wanted, part.end, UINT64_MAX, &part))
-        register_locked(part.start, part.end);
+    /* As in register_locked, but the mappings are read once. */
+    (void)!sp_engine_add_ranges_locked(shim.engine, shim.wanted.items, shim.wanted.n);
+}
+
+/* ---- the journal ---- */
+
+/* The last note of a mapping is kept back: programs that map and unmap the same again and again leave it in
+ * pairs. */
+static struct sp_range noted;
+
+static void noted_flush(void) {
+    if (noted.start < noted.end)
+        (void)!ranges_add(&shim.tracked, noted.start, noted.end);
+    noted = (struct sp_range){0};
+}
+
+static void visit_note(uint64_t start, uint64_t end, bool mapped) {
+    if (mapped) {
+        noted_flush();
+        noted = (struct sp_range){start, end};
+    } else if (start <= noted.start && noted.end <= end) {
+        noted = (struct sp_range){0};
+        shim_forget_locked(start, end);
+    } else {
+        noted_flush();
+        shim_forget_locked(start, end);
+    }
+}
+
+/* Everything noted so far enters the sets. With `seal` no more will be noted. */
+static void journal_empty_locked(bool seal) {
+    if (__atomic_load_n(&shim.state, __ATOMIC_SEQ_CST) != SHIM_UNARMED)
+        return;
+    journal_take(&shim.journal, visit_note);
+    noted_flush();
+    if (!seal)
+        journal_open(&shim.journal);
+}
+
+static uint64_t tracked_bytes_locked(void) {
+    uint64_t bytes = 0;
+    for (uint32_t i = 0; i < shim.tracked.n; i++)
+        bytes += shim.tracked.items[i].end - shim.tracked.items[i].start;
+    return bytes;
+}
+
+/* An allocator maps much more than it will use: the address space alone counts from this many times what is
+ * enough. */
+#define ROOMY 256
+
+static bool is_worth_it_locked(uint64_t enough) {
+    uint64_t tracked = tracked_bytes_locked(), resident = 0;
+    if (shim.merge_any || tracked >= ROOMY * enough)
+        return true;
+    return tracked >= enough && !sp_proc_anonymous(&resident) && resident >= enough;
+}
+
+/* Is there enough to be worth a worker? A program that maps and unmaps much and keeps little is asked less
+ * and less often. */
+static void measure_locked(void) {
+    uint64_t enough = shim.engine->settings.v[SP_SETTING_worker_start_kbytes] * 1024;
+    if (shim.state != SHIM_UNARMED)
+        return;
+    __atomic_store_n(&shim.grown_bytes, 0, __ATOMIC_RELAXED);
+    if (is_worth_it_locked(enough))
+        shim_want_locked(0, UINT64_MAX);
+    else if (shim.allowed_bytes < 64 * enough)
+        __atomic_store_n(&shim.allowed_bytes, shim.allowed_bytes ? 2 * shim.allowed_bytes : enough,
+                         __ATOMIC_RELAXED);
+}
+
+static void grow(uint64_t bytes) {
+    if (!shim.all && !shim.merge_any)
+        return;
+    if (__atomic_add_fetch(&shim.grown_bytes, bytes, __ATOMIC_RELAXED) <
+        __atomic_load_n(&shim.allowed_bytes, __ATOMIC_RELAXED))
+        return;
+    bool taken = shim_lock();
+    measure_locked();
+    shim_unlock(taken);
 }
 
 bool shim_lock(void) {
@@ -74,6 +153,7 @@ bool shim_lock(void) {
         return false;
     sp_engine_lock(shim.engine);
     finish_arming_locked();
+    journal_empty_locked(false);
     return true;
 }
 
@@ -81,7 +161,7 @@ void shim_unlock(bool taken) {
     if (!taken)
         return;
     sp_engine_unlock(shim.engine);
-    if (shim.forked && !shim.stopped && shim.wanted.n && may_start_worker())
+    if (shim.forked && !shim.stopped && shim.wanted.n && shim_is_owner())
         sp_engine_kick(shim.engine);
 }
 
@@ -113,15 +193,39 @@ void shim_leave(enum shim_path path) {
 void shim_track_locked(uint64_t start, uint64_t end) {
     if (shim.stopped || !ranges_add(&shim.tracked, start, end))
         return;
-    if (shim.merge_any)
+    if (shim.merge_any || (shim.all && shim.state != SHIM_UNARMED))
         shim_want_locked(start, end);
 }
 
-void shim_track(uint64_t start, uint64_t end) {
+/*
+ * The kernel gives out no address that is in use: what the sets say of this one was unmapped behind our back,
+ * by a call that we do not see.
+ */
+static void heal_locked(uint64_t start, uint64_t end) {
+    if (ranges_overlap(&shim.tracked, start, end) || shim_special_locked(start, end))
+        shim_unmapped_locked(start, end);
+}
+
+/* Nothing has to be read: see shim_track in the header. */
+static void track_fresh_locked(uint64_t start, uint64_t end, int prot) {
+    heal_locked(start, end);
+    if (shim.state != SHIM_ARMED || !shim_is_owner() || !(shim.all || shim.merge_any)) {
+        shim_track_locked(start, end);
+        return;
+    }
+    if (!shim.stopped && ranges_add(&shim.tracked, start, end) && ranges_add(&shim.wanted, start, end))
+        (void)!sp_engine_add_fresh_locked(shim.engine, start, end, prot);
+}
+
+void shim_track(uint64_t start, uint64_t end, int prot) {
     if (shim.stopped)
         return;
+    if (journal_note(&shim.journal, start, end, true)) {
+        grow(end - start);
+        return;
+    }
     bool taken = shim_lock();
-    shim_track_locked(start, end);
+    track_fresh_locked(start, end, prot);
     shim_unlock(taken);
 }
 
@@ -139,20 +243,26 @@ void shim_forget_locked(uint64_t start, uint64_t end) {
 static void want_part_locked(uint64_t start, uint64_t end) {
     if (ranges_overlap(&shim.wiped, start, end) || !ranges_add(&shim.wanted, start, end))
         return;
-    if (shim.state == SHIM_ARMED && may_start_worker())
+    if (shim.state == SHIM_ARMED && shim_is_owner())
         register_locked(start, end);
 }
 
 void shim_want_locked(uint64_t start, uint64_t end) {
     if (shim.stopped)
         return;
+    /* What was noted by now is known by now; what comes later waits for the lock. */
+    journal_empty_locked(true);
     struct sp_range part = {.end = start};
     while (ranges_first(&shim.tracked, part.end, end, &part))
         want_part_locked(part.start, part.end);
-    if (shim.state == SHIM_UNARMED && shim.wanted.n) {
-        __atomic_store_n(&shim.state, SHIM_ARMING, __ATOMIC_SEQ_CST);
-        finish_arming_locked();
+    if (shim.state != SHIM_UNARMED)
+        return;
+    if (!shim.wanted.n) {
+        journal_open(&shim.journal);
+        return;
     }
+    __atomic_store_n(&shim.state, SHIM_ARMING, __ATOMIC_SEQ_CST);
+    finish_arming_locked();
 }
 
 static int retire_part_locked(uint64_t start, uint64_t end) {
@@ -199,7 +309,7 @@ void shim_unmap_failed_locked(uint64_t start, uint64_t end) {
 
 /* Unregistered memory leaves the set first, so that it cannot be registered while the call runs. */
 long shim_replace(uint64_t start, uint64_t end, const struct call *c) {
-    if (!shim_overlaps(start, end))
+    if (!shim.engine || journal_note(&shim.journal, start, end, false) || !shim_overlaps(start, end))
         return call_make(c);
     bool taken = shim_lock();
     if (!shim_special_locked(start, end)) {
@@ -319,7 +429,7 @@ static void await_start(void) {
  */
 void shim_stop(enum sp_engine_state why) {
     struct sp_engine *e = shim.engine;
-    if (!e || !may_start_worker() || __atomic_exchange_n(&shim.stopped, true, __ATOMIC_SEQ_CST))
+    if (!e || !shim_is_owner() || __atomic_exchange_n(&shim.stopped, true, __ATOMIC_SEQ_CST))
         return;
     await_start();
     sp_engine_stop(e, why);

@@ -15,10 +15,13 @@
  *     dontfork  tracked memory that a child will not have.
  *     locked    former memory that is locked.
  *
- * A program that never advises pays for tracking only: a look into `tracked` without a lock, and the lock
- * for the moment in which a range enters or leaves it, never for the length of a system call. Calls that
- * neither map nor unmap are counted while they run (`inflight`); the first advice waits for them before
- * anything is registered (state ARMING), and from then on (ARMED) calls on tracked memory take the lock.
+ * What is wanted is what the program advises, or all that is tracked (`all`, SAMEPAGE_SCOPE) from the moment
+ * on in which that is enough to be worth a worker. Until something is wanted (UNARMED) a program pays for
+ * tracking only: what it maps and unmaps is noted in a journal, without a lock or a system call, and only
+ * whoever needs to know what is tracked takes the lock and empties it (shim_lock). Calls that neither map nor
+ * unmap are counted while they run (`inflight`); whoever wants the first range seals the journal and waits
+ * for them before anything is registered (state ARMING), and from then on (ARMED) calls on tracked memory
+ * take the lock.
  *
  * Everything here may run in a signal handler, in a child of vfork, before the constructor and between
  * pthread_atfork handlers: no malloc, no stdio, no C library calls except where said. Functions named call_*
@@ -29,6 +32,7 @@
 
 #include "merge/engine.h"
 #include "os/syscall.h"
+#include "preload/journal.h"
 #include "preload/ranges.h"
 
 /* Smaller mappings are not worth a place in the set, nor a merge. */
@@ -39,12 +43,16 @@ enum shim_state { SHIM_UNARMED, SHIM_ARMING, SHIM_ARMED };
 struct shim {
     struct sp_engine *engine; /* NULL: inactive, every call passes through. Set once, by the constructor */
     struct ranges tracked, wanted, former, wiped, dontfork, locked;
-    uint32_t state; /* enum shim_state */
-    int inflight;   /* calls that run without the lock although they touch tracked memory */
-    int pid;        /* whose worker it is: a child of vfork must not start one */
-    bool merge_any; /* PR_SET_MEMORY_MERGE */
-    bool stopped;   /* merging has ended for good: nothing new is tracked or registered */
-    bool forked;    /* this is a child: the engine wants to be kicked */
+    struct journal journal; /* what is to be put into `tracked`; sealed once armed */
+    uint64_t grown_bytes;   /* mapped since `tracked` was last measured, and */
+    uint64_t allowed_bytes; /* how much may be before it is measured again */
+    uint32_t state;         /* enum shim_state */
+    int inflight;           /* calls that run without the lock although they touch tracked memory */
+    int pid;                /* whose worker it is: a child of vfork must not start one */
+    bool all;               /* SAMEPAGE_SCOPE=all: everything tracked is wanted, once there is enough of it */
+    bool merge_any;         /* PR_SET_MEMORY_MERGE */
+    bool stopped;           /* merging has ended for good: nothing new is tracked or registered */
+    bool forked;            /* this is a child: the engine wants to be kicked */
 };
 extern struct shim shim;
 
@@ -76,8 +84,12 @@ static inline bool is_aligned(uint64_t v) {
 
 /* shim.c: locks and registration ---------------------------------------------------------------------- */
 
-/* Whether a call on the range can matter to us. Without the lock. */
+/* Whether a call on the range can matter to us. Without the lock. While unarmed the answer is yes: nobody
+ * has looked into the journal. */
 bool shim_overlaps(uint64_t start, uint64_t end);
+
+/* False in a child of vfork, which runs in the memory of its parent. */
+bool shim_is_owner(void);
 
 /* The lock, unless this thread has it already (a handler of pthread_atfork that maps memory). Returns whether
  * it was taken, to be given to shim_unlock. */
@@ -95,8 +107,10 @@ static inline bool shim_has_lock(enum shim_path path) {
 /* Whether [start, end) has memory that is registered or was: everything else behaves as the kernel does. */
 bool shim_special_locked(uint64_t start, uint64_t end);
 
-/* New private anonymous memory. Takes the lock. */
-void shim_track(uint64_t start, uint64_t end);
+/* New private anonymous memory with that protection, just mapped, and as such mappings are: no attributes, no
+ * policy, no name. */
+void shim_track(uint64_t start, uint64_t end, int prot);
+/* The same for memory of which no more is known; with the lock. */
 void shim_track_locked(uint64_t start, uint64_t end);
 /* The range has been unmapped or replaced: forgets it in every set. */
 void shim_forget_locked(uint64_t start, uint64_t end);

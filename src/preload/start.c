@@ -8,6 +8,7 @@
  *     SAMEPAGE_ALIVE    a file that is mapped for as long as the process lives: its owner sees by it that
  *                       somebody is left (fcntl(2), leases)
  *     SAMEPAGE_SET      "KEY=VALUE,...", see core/settings.h
+ *     SAMEPAGE_SCOPE    what is merged, see preload/scope.h
  *
  * Runs before every other constructor, the C library's own included (-z initfirst; see fork.c for why), so
  * that the environment comes from the arguments that the dynamic linker passes, not from getenv.
@@ -19,6 +20,7 @@
 
 #include "client/remote.h"
 #include "core/settings.h"
+#include "preload/scope.h"
 #include "preload/shim.h"
 
 static const char *environment_get(char **environment, const char *name) {
@@ -56,6 +58,7 @@ static void start(char **environment) {
     const char *set = environment_get(environment, "SAMEPAGE_SET");
     const char *alive = environment_get(environment, "SAMEPAGE_ALIVE");
     struct sp_settings settings;
+    enum sp_scope scope;
     struct sp_link *link;
     struct sp_engine *engine;
     char error[256] = "";
@@ -67,6 +70,10 @@ static void start(char **environment) {
     sp_settings_init(&settings);
     if (set && *set && sp_settings_parse(&settings, set, error, sizeof(error)) < 0) {
         complain(environment, "SAMEPAGE_SET", error);
+        return;
+    }
+    if (!sp_scope_parse(environment_get(environment, "SAMEPAGE_SCOPE"), &scope)) {
+        complain(environment, "SAMEPAGE_SCOPE", "neither 'all' nor 'advised'");
         return;
     }
     if (socket[0] != '/') {
@@ -81,6 +88,9 @@ static void start(char **environment) {
         return;
     }
     shim.pid = (int)sp_syscall(SYS_getpid);
+    sp_engine_bare(engine);
+    shim.all = scope == SP_SCOPE_ALL;
+    shim.allowed_bytes = settings.v[SP_SETTING_worker_start_kbytes] * 1024;
     fork_init();
     /* From here on the interposed calls see it; there is only this thread. */
     shim.engine = engine;

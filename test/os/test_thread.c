@@ -5,6 +5,7 @@
  */
 #include "os_test.h"
 
+#include "os/identity.h"
 #include "os/lock.h"
 #include "os/proc.h"
 #include "os/socket.h"
@@ -116,6 +117,48 @@ static void descriptors_are_shared_unless_asked(void **state) {
     assert_int_equal(shares, 1);
 }
 
+/* A thread that the C library does not know of: the same, with every signal blocked, and identities by hand.
+ */
+static void a_bare_thread_stands_apart(void **state) {
+    if (SANITIZED)
+        skip(); /* sanitizers must know every thread */
+    struct sp_thread t;
+    memset(&seen, 0, sizeof(seen));
+    page_fill(seen.page, 4, 4);
+    assert_int_equal(sp_thread_start_bare(&t, "bare", true, look, &seen), 0);
+    sp_event_wait(&seen.ready, 0, UINT64_MAX);
+    assert_int_equal(seen.status, 0);
+    assert_int_equal(seen.stdin_flags, -EBADF);
+    assert_string_equal(seen.name, "bare");
+    assert_true(seen.local > (uintptr_t)t.stack && seen.local < (uintptr_t)t.stack + t.stack_bytes);
+    assert_int_equal(~seen.mask, UINT64_C(1) << 8 | UINT64_C(1) << 18);
+    assert_int_equal(setresuid(-1, -1, -1), 0); /* waits for nobody */
+    sp_event_post(&seen.go);
+    sp_thread_join(&t);
+    assert_int_equal(seen.segment, 0);
+    assert_null(t.stack);
+}
+
+static int assume_nobody(void *arg) {
+    struct sp_identity nobody = {
+        .uid = {65534, 65533, 65532}, .gid = {65531, 65530, 65529}, .n_groups = 2, .groups = {1, 2}};
+    struct sp_identity now;
+    CHILD_CHECK(sp_identity_assume(&nobody) == 0);
+    CHILD_CHECK(sp_identity_read(&now) == 0);
+    CHILD_CHECK(!memcmp(now.uid, nobody.uid, sizeof(now.uid)) &&
+                !memcmp(now.gid, nobody.gid, sizeof(now.gid)));
+    CHILD_CHECK(now.n_groups == 2 && now.groups[0] == 1 && now.groups[1] == 2);
+    nobody.uid[0] = 0;
+    CHILD_CHECK(sp_identity_assume(&nobody) == -EPERM);
+    return 0;
+}
+
+static void identities_are_assumed(void **state) {
+    if (getuid())
+        skip();
+    assert_int_equal(in_child(assume_nobody, NULL), 0);
+}
+
 static void end_when_told(void *arg, int status) {
     sp_event_wait(arg, 0, UINT64_MAX);
 }
@@ -211,6 +254,8 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(the_thread_stands_apart),
         cmocka_unit_test(descriptors_are_shared_unless_asked),
+        cmocka_unit_test(a_bare_thread_stands_apart),
+        cmocka_unit_test(identities_are_assumed),
         cmocka_unit_test(a_forked_child_forgets_it),
         cmocka_unit_test(a_thread_is_woken_by_its_blocked_signal),
         cmocka_unit_test(clocks_go_forward),

@@ -1,0 +1,144 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Reads /proc/PID/smaps and judges each mapping by the engine's own code (os/smaps.h). What a worker has
+ * registered shows there: it is write-protected through a userfaultfd, and merged memory is a private mapping
+ * of a store. Whether a userfaultfd is ours is told by the worker, a thread named "samepage". Not to be seen
+ * from outside are NUMA policies and what the shim knows: memory that is eligible and not registered was
+ * mapped behind its back, is too small, or is not wanted by the program.
+ */
+#include "cli/mappings.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <jansson.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "cli/cli.h"
+#include "cli/output.h"
+#include "os/smaps.h"
+
+enum verdict { MERGED, REGISTERED, LEFT };
+
+struct view {
+    bool served;      /* there is a worker */
+    json_t *mappings; /* NULL: a table is printed */
+    uint64_t bytes[LEFT + 1];
+};
+
+static bool parse_pid(const char *text, int *ret_pid) {
+    char *end;
+    errno = 0;
+    long v = strtol(text, &end, 10);
+    if (errno || *end || text[0] < '0' || text[0] > '9' || v < 1 || v > INT32_MAX)
+        return false;
+    *ret_pid = (int)v;
+    return true;
+}
+
+static bool is_worker(int pid, const char *task) {
+    char path[320], name[16];
+    snprintf(path, sizeof(path), "/proc/%d/task/%s/comm", pid, task);
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0)
+        return false;
+    ssize_t n = read(fd, name, sizeof(name));
+    close(fd);
+    return n == 9 && !memcmp(name, "samepage\n", 9);
+}
+
+/* A process that has ended has no threads; that its smaps cannot be opened will be said. */
+static bool has_worker(int pid) {
+    char path[64];
+    bool found = false;
+    snprintf(path, sizeof(path), "/proc/%d/task", pid);
+    DIR *tasks = opendir(path);
+    for (struct dirent *d; tasks && !found && (d = readdir(tasks));)
+        found = is_worker(pid, d->d_name);
+    if (tasks)
+        closedir(tasks);
+    return found;
+}
+
+static enum verdict judge(const struct view *v, const struct sp_mapping *m) {
+    if (m->attributes & SP_ATTR_STORE)
+        return MERGED;
+    return v->served && m->eligible == SP_USERFAULTFD ? REGISTERED : LEFT;
+}
+
+static const char *why(const struct view *v, const struct sp_mapping *m, enum verdict verdict) {
+    if (verdict == MERGED)
+        return "merged: a mapping of the store";
+    if (verdict == REGISTERED)
+        return "registered";
+    if (m->eligible != SP_ELIGIBLE)
+        return sp_eligible_text(m->eligible);
+    return v->served ? sp_eligible_text(SP_UNTRACKED) : "eligible, but the process has no worker";
+}
+
+static bool visit(void *ctx, const struct sp_mapping *m) {
+    struct view *v = ctx;
+    enum verdict verdict = judge(v, m);
+    char protection[4] = {m->prot & PROT_READ ? 'r' : '-', m->prot & PROT_WRITE ? 'w' : '-',
+                          m->prot & PROT_EXEC ? 'x' : '-', 0};
+    v->bytes[verdict] += m->end - m->start;
+    if (v->mappings)
+        json_array_append_new(v->mappings,
+                              json_pack("{s:I, s:I, s:s, s:b, s:b, s:s}", "start", (json_int_t)m->start,
+                                        "end", (json_int_t)m->end, "protection", protection, "registered",
+                                        verdict == REGISTERED || (verdict == MERGED && v->served), "merged",
+                                        verdict == MERGED, "why", why(v, m, verdict)));
+    else
+        printf("%012llx-%012llx %10s  %s  %s\n", (unsigned long long)m->start, (unsigned long long)m->end,
+               sp_text_bytes(m->end - m->start), protection, why(v, m, verdict));
+    return true;
+}
+
+static int read_smaps(int pid, struct view *v) {
+    char path[64], piece[4096];
+    struct sp_smaps parser;
+    snprintf(path, sizeof(path), "/proc/%d/smaps", pid);
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0)
+        return -errno;
+    ssize_t n;
+    sp_smaps_init(&parser, visit, v);
+    while ((n = read(fd, piece, sizeof(piece))) > 0)
+        sp_smaps_feed(&parser, piece, (size_t)n);
+    int error = n < 0 ? -errno : 0;
+    close(fd);
+    return error;
+}
+
+static void print_sum(const struct view *v) {
+    printf("%s merged, %s registered besides, %s left alone%s\n", sp_text_bytes(v->bytes[MERGED]),
+           sp_text_bytes(v->bytes[REGISTERED]), sp_text_bytes(v->bytes[LEFT]),
+           v->served ? "" : "; the process has no worker");
+}
+
+int sp_mappings_main(const char *text, bool json) {
+    int pid;
+    if (!parse_pid(text, &pid))
+        return sp_usage_error(&sp_command_status, "option '--mappings': '%s' is no process number", text);
+    struct view v = {.served = has_worker(pid), .mappings = json ? json_array() : NULL};
+    int error = read_smaps(pid, &v);
+    if (!error && json) {
+        json_t *root = json_pack("{s:i, s:b, s:O}", "pid", pid, "worker", v.served, "mappings", v.mappings);
+        if (!root || json_dumpf(root, stdout, JSON_INDENT(2)))
+            error = -ENOMEM;
+        printf("\n");
+        json_decref(root);
+    } else if (!error) {
+        print_sum(&v);
+    }
+    json_decref(v.mappings);
+    if (!error)
+        return sp_output_finish(SP_EXIT_OK);
+    sp_complain(&sp_command_status, "process %d: %s", pid,
+                error == -ENOENT || error == -ESRCH ? "there is none" : strerror(-error));
+    return SP_EXIT_FAILURE;
+}

@@ -1,0 +1,357 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: MIT
+"""`samepage run --all`: memory that nobody advised is shared, by every descendant, and nothing else changes."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import unittest
+
+import tap
+from cli_helper import NOBODY, PRELOAD, SAMEPAGE, Case, wait_until
+
+PYTHON = "/usr/bin/python3"
+
+# Maps memory with the content that others have, never advised; then says so, and checks it when told to.
+HOLDER = """
+import mmap, random, sys
+data = random.Random(1).randbytes(1 << 20) * 4
+m = mmap.mmap(-1, len(data), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+m.write(data)
+print("loaded", flush=True)
+sys.stdin.readline()
+print(m[:] == data, flush=True)
+"""
+
+
+def shared_bytes(pid):
+    """How much of the process lies in mappings of a store."""
+    total = 0
+    try:
+        with open(f"/proc/{pid}/maps", encoding="utf-8", errors="replace") as f:
+            for line in f:
+                if "/memfd:samepage (" in line and "rw-p" in line:
+                    start, end = (int(x, 16) for x in line.split()[0].split("-"))
+                    total += end - start
+    except FileNotFoundError:
+        pass
+    return total
+
+
+def registered_count(pid):
+    """Mappings that are registered with a userfaultfd (write-protect mode): watched by a worker."""
+    with open(f"/proc/{pid}/smaps", encoding="utf-8", errors="replace") as f:
+        return sum(line.startswith("VmFlags:") and " uw" in line for line in f)
+
+
+class Served(Case):
+    def setUp(self):
+        super().setUp()
+        self.socket = self.daemon(None, "--set", "sleep_millisecs=5,sleep_max_millisecs=20")
+
+    def holder(self, *words, script=HOLDER, command=(PYTHON, "-c")):
+        p = self.popen("run", "--socket", self.socket, *words, "--", *command, script, stdin=-1)
+        self.assertEqual(p.stdout.readline(), "loaded\n")
+        return p
+
+    def end(self, p, expected="True\n"):
+        out, err = p.communicate("\n", timeout=60)
+        self.assertEqual((p.returncode, out, err), (0, expected, ""))
+
+
+class All(Served):
+    def test_shares_what_nobody_advised(self):
+        p = self.holder("--all")
+        wait_until(lambda: shared_bytes(p.pid) >= 4 << 20, "4 MiB shared")
+        self.end(p)
+
+    def test_advised_does_not(self):
+        """The other one shares by then; this one has not so much as a worker."""
+        advised, every = self.holder("--advised"), self.holder("--all")
+        wait_until(lambda: shared_bytes(every.pid) >= 4 << 20, "4 MiB shared")
+        self.assertEqual((shared_bytes(advised.pid), registered_count(advised.pid)), (0, 0))
+        self.assertEqual(len(os.listdir(f"/proc/{advised.pid}/task")), 1)
+        self.end(advised)
+        self.end(every)
+
+    def test_environment_chooses_and_options_win(self):
+        self.set(SAMEPAGE_SCOPE="all")
+        every, advised = self.holder(), self.holder("--advised")
+        wait_until(lambda: shared_bytes(every.pid) >= 4 << 20, "4 MiB shared")
+        self.assertEqual(registered_count(advised.pid), 0)
+        self.end(every)
+        self.end(advised)
+
+    def test_wrong_environment(self):
+        for text in ("most", "ALL", "all "):
+            self.set(SAMEPAGE_SCOPE=text)
+            self.assertFailure(self.samepage("run", "--socket", self.socket, "--", "true"), 125, "SAMEPAGE_SCOPE",
+                               "'all'", "'advised'")
+
+    def test_small_programs_have_no_worker(self):
+        for words in (("--heap=none",), ()):
+            status, out, err = self.samepage("run", "--socket", self.socket, "--all", *words, "--", "/bin/sh", "-c",
+                                             "ls /proc/self/task | wc -l")
+            self.assertEqual((status, out.strip(), err), (0, "1", ""))
+
+    def test_exec_and_fork_inherit(self):
+        """A shell executes a program, which forks; both halves map memory then."""
+        script = "import os\nchild = os.fork()\n" + HOLDER.replace(
+            'print("loaded", flush=True)', 'os.write(1, b"%d\\n" % os.getpid())').replace("sys.stdin.readline()", """
+import time
+go_on = (lambda: not sys.stdin.readline()) if child else (lambda: os.getppid() != 1 and not os.path.exists(STOP))
+while go_on():
+    time.sleep(0.02)
+    mmap.mmap(-1, 1 << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS).close()
+if not child:
+    os._exit(m[:] != data)
+open(STOP, "w").close()
+print(os.waitpid(child, 0)[1])
+""".replace("STOP", repr(self.runtime + "/stop")))
+        p = self.popen("run", "--socket", self.socket, "--all", "--", "/bin/sh", "-c", f'{PYTHON} -c "$0"; exit $?',
+                       script, stdin=-1)
+        for pid in [int(p.stdout.readline()) for _ in range(2)]:
+            wait_until(lambda pid=pid: shared_bytes(pid) >= 4 << 20, "both share")
+        self.end(p, "0\nTrue\n")
+
+    @unittest.skipIf(os.getuid(), "only root can become somebody else")
+    def test_worker_gives_up_what_the_program_does(self):
+        """The worker is no thread that the C library knows of: setgroups, setgid and setuid must take it along."""
+        script = HOLDER.replace("sys.stdin.readline()", f"""
+import glob, os
+sys.stdin.readline()
+os.setgroups([]); os.setgid({NOBODY}); os.setuid({NOBODY})
+def ids(task):
+    lines = open(task + "/status").read().splitlines()
+    return [l.split()[1:] for l in lines if l.startswith(("Uid:", "Gid:", "Groups:"))]
+tasks = glob.glob("/proc/self/task/*")
+print(len(tasks), all(ids(t) == [["{NOBODY}"] * 4, ["{NOBODY}"] * 4, []] for t in tasks))
+""")
+        p = self.holder("--all", script=script)
+        wait_until(lambda: shared_bytes(p.pid) >= 4 << 20, "4 MiB shared")
+        self.end(p, "2 True\nTrue\n")
+
+    def test_unadvised_calls_are_respected(self):
+        """prctl(PR_SET_MEMORY_MERGE, 0) after 1, and MADV_UNMERGEABLE: the program knows better."""
+        script = HOLDER.replace('print("loaded"', 'm.madvise(13)\nprint("loaded"')
+        p, every = self.holder("--all", "--heap=none", script=script), self.holder("--all", "--heap=none")
+        wait_until(lambda: shared_bytes(every.pid) >= 4 << 20, "4 MiB shared")
+        self.assertLess(shared_bytes(p.pid), 4 << 20)
+        self.end(p)
+        self.end(every)
+
+
+class Mappings(Served):
+    def status(self, pid, *words):
+        return self.samepage("status", "--mappings", str(pid), *words)
+
+    def test_usage(self):
+        for text in ("x", "", "-1", "0", "1x", "99999999999999"):
+            self.assertUsage(self.status(text), "is no process number", "status")
+        self.assertFailure(self.status(2 ** 22 + 1), 1, "there is none")
+
+    @unittest.skipIf(os.getuid(), "an ordinary user cannot read smaps of others")
+    def test_table_and_json_agree_with_the_kernel(self):
+        p = self.holder("--all", "--heap=none")
+        wait_until(lambda: shared_bytes(p.pid) >= 4 << 20, "4 MiB shared")
+        status, out, err = self.status(p.pid, "--json")
+        self.assertEqual((status, err), (0, ""))
+        found = json.loads(out)
+        self.assertEqual((found["pid"], found["worker"]), (p.pid, True))
+        by_reason = {}
+        for m in found["mappings"]:
+            by_reason[m["why"]] = by_reason.get(m["why"], 0) + m["end"] - m["start"]
+            self.assertEqual(m["merged"], m["why"].startswith("merged"))
+            self.assertEqual(m["registered"], m["merged"] or m["why"] == "registered")
+        merged = by_reason["merged: a mapping of the store"]
+        self.assertGreaterEqual(merged, 4 << 20)
+        for why in ("file mapping", "device, stack, vdso or other special mapping",
+                    "mapped behind our back: its unmapping cannot be serialised"):
+            self.assertIn(why, by_reason)
+        status, out, err = self.status(p.pid)
+        self.assertEqual((status, err), (0, ""))
+        self.assertEqual(len(out.splitlines()), len(found["mappings"]) + 1)
+        self.assertRegex(out.splitlines()[-1], r"^[\d.]+ MiB merged, .* registered besides, .* left alone$")
+        self.end(p)
+
+    def test_without_a_worker(self):
+        p = self.holder("--advised")
+        status, out, err = self.status(p.pid)
+        self.assertEqual((status, err), (0, ""))
+        self.assertIn("eligible, but the process has no worker", out)
+        self.assertTrue(out.endswith("; the process has no worker\n"), out[-100:])
+        self.end(p)
+
+
+# Objects of a heap, of many sizes, the same in every process; and what they say when all is read again.
+OBJECTS = """
+import hashlib, random, sys
+r = random.Random(3)
+objects = {i: {"name": f"object {i}", "text": r.randbytes(r.randrange(20, 4000))} for i in range(10000)}
+def digest():
+    h = hashlib.sha256()
+    for o in objects.values():
+        h.update(o["name"].encode() + o["text"])
+    return h.hexdigest()
+print("loaded", flush=True)
+sys.stdin.readline()
+print(digest(), flush=True)
+"""
+LIBRARIES = {"mimalloc": "libmimalloc.so.2", "jemalloc": "libjemalloc.so.2"}
+PACKAGES = {"mimalloc": "libmimalloc2.0", "jemalloc": "libjemalloc2"}
+
+
+def library_path(name):
+    """None: not installed."""
+    path = f"/usr/lib/x86_64-linux-gnu/{LIBRARIES[name]}"
+    return path if os.path.exists(path) else None
+
+
+class Heap(Served):
+    """--heap: whose malloc it is."""
+
+    def libraries(self):
+        found = [name for name in LIBRARIES if library_path(name)]
+        if not found:
+            self.skipTest("neither libmimalloc2.0 nor libjemalloc2 is installed")
+        return found
+
+    def preloaded(self, *words):
+        status, out, err = self.samepage("run", "--socket", self.socket, *words, "--", "/bin/sh", "-c",
+                                         "echo $LD_PRELOAD")
+        self.assertEqual((status, err), (0, ""))
+        return out.strip().split(":")
+
+    def test_wrong_name(self):
+        for name in ("tcmalloc", "", "none ", "MIMALLOC"):
+            self.assertUsage(self.samepage("run", "--all", f"--heap={name}", "--", "true"), f"'{name}'", "run")
+
+    def test_needs_all(self):
+        self.assertUsage(self.samepage("run", "--heap=mimalloc", "--", "true"), "needs '--all'", "run")
+        self.assertUsage(self.samepage("run", "--advised", "--heap=jemalloc", "--", "true"), "needs '--all'", "run")
+        self.assertEqual(self.preloaded("--advised", "--heap=none"), [PRELOAD])
+
+    def test_order(self):
+        """Ours first, then what the user preloads, whose malloc counts, then the library."""
+        for name in self.libraries():
+            self.environment.pop("LD_PRELOAD", None)
+            self.assertEqual(self.preloaded("--all", f"--heap={name}"), [PRELOAD, library_path(name)])
+            self.set(LD_PRELOAD="libSegFault-none.so")
+            out = self.samepage("run", "--socket", self.socket, "--all", f"--heap={name}", "--", "/bin/sh", "-c",
+                                "echo $LD_PRELOAD")[1]
+            self.assertEqual(out.strip(), f"{PRELOAD}:libSegFault-none.so:{library_path(name)}")
+        self.environment.pop("LD_PRELOAD", None)
+        self.assertEqual(self.preloaded("--all", "--heap=none"), [PRELOAD])
+        default = library_path("mimalloc")
+        self.assertEqual(self.preloaded("--all"), [PRELOAD] + ([default] if default else []))
+        self.assertEqual(self.preloaded("--advised"), [PRELOAD])
+
+    @unittest.skipIf(os.getuid(), "only root can hide a library")
+    def test_missing_library(self):
+        """In a mount namespace where the directory of libraries holds only what samepage itself needs."""
+        hidden = f"{self.runtime}/lib"
+        os.mkdir(hidden)
+        for program in (SAMEPAGE, "/bin/true"):
+            for word in subprocess.run(["ldd", program], capture_output=True, text=True, check=True).stdout.split():
+                if word.startswith("/"):
+                    shutil.copy(word, hidden)
+
+        def run(*words):
+            return self.samepage_in(["unshare", "-m", "/bin/sh", "-c",
+                                     'mount --bind "$0" /usr/lib/x86_64-linux-gnu && exec "$@"', hidden, SAMEPAGE,
+                                     "run", "--socket", self.socket, "--all", *words, "--", "/bin/true"])
+
+        for name, package in PACKAGES.items():
+            self.assertFailure(run(f"--heap={name}"), 125, LIBRARIES[name], "not installed", f"apt-get install {package}")
+        self.assertEqual(run(), (0, "", ""))  # the default need not be there
+        self.assertEqual(run("--heap=none"), (0, "", ""))
+
+    def samepage_in(self, words):
+        p = subprocess.run(words, env=self.environment, capture_output=True, text=True, timeout=60, check=False)
+        return p.returncode, p.stdout, p.stderr
+
+    def test_objects_are_shared(self):
+        expected = subprocess.run([PYTHON, "-c", OBJECTS], input="\n", capture_output=True, text=True,
+                                  check=True).stdout.split()[1]
+        for name in self.libraries():
+            with self.subTest(heap=name):
+                several = [self.holder("--all", f"--heap={name}", script=OBJECTS) for _ in range(3)]
+                for p in several:
+                    wait_until(lambda p=p: shared_bytes(p.pid) >= 8 << 20, "8 MiB of objects are shared")
+                for p in several:
+                    self.end(p, f"{expected}\n")
+
+    def test_worker_starts_within_malloc(self):
+        """(f) of docs/hazards.md: the first mapping that an allocator makes starts the worker."""
+        script = "import threading\nfor _ in range(20):\n  t = threading.Thread(target=lambda: bytes(1 << 22))\n" \
+                 "  t.start(); t.join()\nprint(len([bytes(n) for n in range(0, 100000, 50)]))"
+        self.set(SAMEPAGE_SET="worker_start_kbytes=0")
+        for name in self.libraries():
+            for _ in range(5):
+                self.assertEqual(self.samepage("run", "--socket", self.socket, "--all", f"--heap={name}", "--", PYTHON,
+                                               "-c", script), (0, "2000\n", ""))
+
+    def test_redis(self):
+        """The same dataset in several servers, with us and without: shared, and its digest is the same."""
+        server = shutil.which("redis-server")
+        if not server:
+            self.skipTest("redis-server is not installed")
+        plain, several = self.redis(), [self.redis(SAMEPAGE, "run", "--socket", self.socket, "--all", "--")
+                                        for _ in range(3)]
+        for redis in (plain, *several):
+            self.assertEqual(redis.ask("DEBUG", "POPULATE", "20000", "key", "700"), "+OK")
+        for redis in several:
+            wait_until(lambda redis=redis: shared_bytes(redis.process.pid) >= 8 << 20, "8 MiB are shared")
+        for redis in (plain, *several):  # written through, half of it
+            for i in range(0, 20000, 2):
+                redis.send("SET", f"key:{i}", f"new {i}")
+            for i in range(0, 20000, 2):
+                self.assertEqual(redis.answer(), "+OK")
+        self.assertEqual({redis.ask("DEBUG", "DIGEST") for redis in several}, {plain.ask("DEBUG", "DIGEST")})
+        for redis in (plain, *several):
+            self.assertEqual(redis.ask("SAVE"), "+OK")
+            self.assertEqual(redis.ask("DEBUG", "RELOAD"), "+OK")
+        self.assertEqual({redis.ask("DEBUG", "DIGEST") for redis in several}, {plain.ask("DEBUG", "DIGEST")})
+
+    def redis(self, *front):
+        redis = Redis(front, tempfile.mkdtemp(dir=self.runtime), self.environment)
+        self.addCleanup(redis.end)
+        return redis
+
+
+class Redis:
+    """A server on a socket of its own, and one connection to it."""
+
+    def __init__(self, front, directory, environment):
+        path = f"{directory}/socket"
+        self.process = subprocess.Popen(
+            [*front, shutil.which("redis-server"), "--port", "0", "--unixsocket", path, "--dir", directory, "--save", "",
+             "--enable-debug-command", "yes"], env=environment, stdout=subprocess.DEVNULL)
+        self.socket = socket.socket(socket.AF_UNIX)
+        wait_until(lambda: os.path.exists(path), "redis listens")
+        wait_until(lambda: self.socket.connect_ex(path) == 0, "redis answers")
+        self.answers = self.socket.makefile("rb")
+
+    def send(self, *words):
+        self.socket.sendall(b"*%d\r\n" % len(words) + b"".join(b"$%d\r\n%s\r\n" % (len(w), w.encode()) for w in words))
+
+    def answer(self):
+        return self.answers.readline().decode().strip()
+
+    def ask(self, *words):
+        self.send(*words)
+        return self.answer()
+
+    def end(self):
+        self.answers.close()
+        self.socket.close()
+        self.process.kill()
+        self.process.wait()
+
+
+if __name__ == "__main__":
+    tap.main(sys.argv[1:])
