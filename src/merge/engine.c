@@ -110,6 +110,7 @@ int sp_engine_new(struct sp_link *link, const struct sp_settings *settings, stru
     e->alloc = alloc;
     e->link = link;
     e->settings = *settings;
+    e->mappings = sp_proc_mappings;
     sp_regions_init(&e->regions, &e->alloc);
     sp_windows_init(&e->windows, &e->alloc);
     sp_debts_init(&e->debts, &e->alloc);
@@ -182,6 +183,10 @@ void sp_engine_stop(struct sp_engine *e, enum sp_engine_state why) {
     sp_engine_set_state(e, why, -ECANCELED);
     sp_lock_release(&e->lock);
     engine_wake(e);
+}
+
+void sp_engine_mappings(struct sp_engine *e, sp_mappings_reader *reader) {
+    e->mappings = reader;
 }
 
 void sp_engine_bare(struct sp_engine *e) {
@@ -293,7 +298,7 @@ static void added(struct sp_engine *e, bool now) {
 int sp_engine_add_locked(struct sp_engine *e, uint64_t start, uint64_t end, bool now,
                          uint64_t *ret_eligible_bytes) {
     struct add a = {.e = e, .start = start, .end = end};
-    int error = sp_proc_mappings(start, end, add_mapping, &a);
+    int error = e->mappings(start, end, add_mapping, &a);
     if (!error)
         error = a.error;
     if (ret_eligible_bytes)
@@ -329,7 +334,7 @@ int sp_engine_add_ranges_locked(struct sp_engine *e, const struct sp_range *rang
     struct add_ranges r = {.add = {.e = e}, .ranges = ranges, .n = n};
     if (!n)
         return 0;
-    int error = sp_proc_mappings(ranges[0].start, ranges[n - 1].end, add_overlaps, &r);
+    int error = e->mappings(ranges[0].start, ranges[n - 1].end, add_overlaps, &r);
     added(e, false);
     engine_wake(e);
     return error ? error : r.add.error;

@@ -90,6 +90,10 @@ SP_WARN_UNUSED int sp_engine_add_fresh_locked(struct sp_engine *e, uint64_t star
  */
 void sp_engine_remove_locked(struct sp_engine *e, uint64_t start, uint64_t end, bool unmapped);
 
+/* What finds out which mappings there are, instead of sp_proc_mappings: for an owner who knows more than the
+ * kernel tells at no cost. Before anything is registered. */
+void sp_engine_mappings(struct sp_engine *e, sp_mappings_reader *reader);
+
 /* The worker will be a bare thread (os/thread.h), and the caller tells it of changes of identity. Before
  * anything is registered. */
 void sp_engine_bare(struct sp_engine *e);

@@ -52,8 +52,9 @@ struct sp_engine {
     uint64_t child_since_ns;
     bool start_wanted; /* a worker is to be started when the lock is released */
 
-    bool bare_thread;     /* the worker is one the C library does not know of; set before it starts */
-    bool identity_wanted; /* and is to become: */
+    sp_mappings_reader *mappings; /* finds out what is to be registered; set before anything is */
+    bool bare_thread;             /* the worker is one the C library does not know of; set before it starts */
+    bool identity_wanted;         /* and is to become: */
     struct sp_identity identity;
 
     struct sp_thread thread; /* valid while thread_started */

@@ -107,17 +107,16 @@ static bool walk_visit(void *ctx, const struct sp_mapping *m) {
     return w->visit(w->ctx, &found) && found.end < w->end;
 }
 
-int sp_proc_mappings(uint64_t start, uint64_t end, bool (*visit)(void *ctx, const struct sp_mapping *m),
-                     void *ctx) {
+static int walk(const char *path, bool headers_only, struct walk *w) {
     int fault = sp_fault("proc_mappings");
     if (fault)
         return fault;
-    int fd = open_read("/proc/thread-self/smaps");
+    int fd = open_read(path);
     if (fd < 0)
         return fd;
-    struct walk w = {start, end, visit, ctx};
     struct sp_smaps parser;
-    sp_smaps_init(&parser, walk_visit, &w);
+    sp_smaps_init(&parser, walk_visit, w);
+    parser.headers_only = headers_only;
     char piece[PIECE_BYTES];
     long r;
     do
@@ -125,6 +124,18 @@ int sp_proc_mappings(uint64_t start, uint64_t end, bool (*visit)(void *ctx, cons
     while (r > 0 && sp_smaps_feed(&parser, piece, (size_t)r));
     close_fd(fd);
     return r < 0 ? (int)r : 0;
+}
+
+int sp_proc_mappings(uint64_t start, uint64_t end, bool (*visit)(void *ctx, const struct sp_mapping *m),
+                     void *ctx) {
+    struct walk w = {start, end, visit, ctx};
+    return walk("/proc/thread-self/smaps", false, &w);
+}
+
+int sp_proc_maps(uint64_t start, uint64_t end, bool (*visit)(void *ctx, const struct sp_mapping *m),
+                 void *ctx) {
+    struct walk w = {start, end, visit, ctx};
+    return walk("/proc/thread-self/maps", true, &w);
 }
 
 int sp_proc_map_count(uint64_t *ret_count) {

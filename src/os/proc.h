@@ -55,6 +55,13 @@ struct sp_mapping {
  */
 SP_WARN_UNUSED int sp_proc_mappings(uint64_t start, uint64_t end,
                                     bool (*visit)(void *ctx, const struct sp_mapping *m), void *ctx);
+typedef int sp_mappings_reader(uint64_t start, uint64_t end,
+                               bool (*visit)(void *ctx, const struct sp_mapping *m), void *ctx);
+
+/* The same from /proc/thread-self/maps, which costs no walk over the resident pages, and says nothing of
+ * attributes (none are reported), locks, keys, userfaultfd and what is wiped on fork. */
+SP_WARN_UNUSED int sp_proc_maps(uint64_t start, uint64_t end,
+                                bool (*visit)(void *ctx, const struct sp_mapping *m), void *ctx);
 
 /* Number of mappings this process has (lines of /proc/thread-self/maps), for the mapping budget (H4). */
 SP_WARN_UNUSED int sp_proc_map_count(uint64_t *ret_count);

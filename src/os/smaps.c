@@ -2,7 +2,7 @@
 /*
  * The parser. A mapping is a header line ("start-end perms offset device inode   name"), then "Key: value"
  * lines, the last of which is VmFlags; only a mapping whose VmFlags were seen is reported, for without them
- * nothing is known.
+ * nothing is known, unless only headers are there to be read.
  *
  * Two-letter flags: proc_pid_smaps(5) and show_smap_vma_flags() in the kernel's fs/proc/task_mmu.c.
  */
@@ -158,6 +158,24 @@ static enum sp_eligible judge_name(const char *name, bool file) {
     return SP_SPECIAL;
 }
 
+static void report(struct sp_smaps *p, const struct flags *f) {
+    p->mapping.prot = f->prot;
+    p->mapping.attributes |= f->attributes;
+    p->mapping.eligible = judge(p, f);
+    p->inside = false;
+    if (!p->visit(p->ctx, &p->mapping))
+        p->stopped = true;
+}
+
+/* All that permissions tell: "rwxp". */
+static void report_permissions(struct sp_smaps *p, const char *perms) {
+    struct flags f = {.shared = p->shared};
+    f.prot |= perms[0] == 'r' ? PROT_READ : 0;
+    f.prot |= perms[1] == 'w' ? PROT_WRITE : 0;
+    f.prot |= perms[2] == 'x' ? PROT_EXEC : 0;
+    report(p, &f);
+}
+
 static void header_line(struct sp_smaps *p, const char *line) {
     uint64_t start, end;
     const char *s = read_hex(line, &start);
@@ -176,6 +194,8 @@ static void header_line(struct sp_smaps *p, const char *line) {
     p->shared = shared;
     p->pkey = false;
     p->inside = true;
+    if (p->headers_only && perms >= 4)
+        report_permissions(p, s);
 }
 
 static void flags_line(struct sp_smaps *p, const char *words) {
@@ -183,12 +203,7 @@ static void flags_line(struct sp_smaps *p, const char *words) {
     for (const char *w = skip_spaces(words); w[0] && w[1]; w = skip_word(w))
         flag_note(&f, FLAG(w[0], w[1]));
 
-    p->mapping.prot = f.prot;
-    p->mapping.attributes |= f.attributes;
-    p->mapping.eligible = judge(p, &f);
-    p->inside = false;
-    if (!p->visit(p->ctx, &p->mapping))
-        p->stopped = true;
+    report(p, &f);
 }
 
 /* Headers begin with a lower-case hex digit, all other lines with a capital. */

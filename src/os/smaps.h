@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * A parser for /proc/PID/smaps (proc_pid_smaps(5)), fed with pieces of text of any size. Pure: no system
+ * A parser for /proc/PID/smaps (proc_pid_smaps(5)), or /proc/PID/maps, fed with pieces of text of any size. Pure: no system
  * call, no allocation; a line of any length is fine, of which the first bytes count.
  */
 #ifndef SP_OS_SMAPS_H
@@ -14,6 +14,7 @@ struct sp_smaps {
     struct sp_mapping mapping; /* what is known of the current one */
     enum sp_eligible named;    /* what its header line said */
     bool shared, pkey, inside; /* inside: a header was read, its VmFlags were not */
+    bool headers_only;         /* the text is that of /proc/PID/maps; set after sp_smaps_init */
     bool stopped;              /* visit returned false */
     size_t n;                  /* bytes in `line` */
     char line[256];

@@ -55,16 +55,6 @@ static void attributes_of(int advice, unsigned *ret_set, unsigned *ret_clear) {
     }
 }
 
-/* A child does not have this memory, and something else of its own may come to lie there. */
-static void note_dontfork_locked(uint64_t start, uint64_t end, int advice) {
-    struct sp_range part = {.end = start};
-    if (advice == MADV_DOFORK)
-        ranges_cut(&shim.dontfork, start, end);
-    while (advice == MADV_DONTFORK && ranges_first(&shim.tracked, part.end, end, &part))
-        if (!ranges_add(&shim.dontfork, part.start, part.end))
-            shim_forget_locked(part.start, part.end);
-}
-
 static long advise_attributes(const struct advice *a) {
     unsigned set, clear;
     attributes_of(a->advice, &set, &clear);
@@ -76,7 +66,7 @@ static long advise_attributes(const struct advice *a) {
     if (!is_error(r) || r == -ENOMEM) {
         if (shim.state == SHIM_ARMED && ranges_overlap(&shim.wanted, a->start, a->end))
             sp_engine_attributes_locked(shim.engine, a->start, a->end, set, clear);
-        note_dontfork_locked(a->start, a->end, a->advice);
+        shim_note_attributes_locked(a->start, a->end, set, clear);
     }
     shim_unlock(taken);
     return r;

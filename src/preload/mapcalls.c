@@ -82,6 +82,8 @@ long call_mprotect(uint64_t start, uint64_t bytes, int prot, int pkey, bool with
     enum shim_path path = is_aligned(start) && end > start ? shim_enter(start, end) : SHIM_RAW;
     long r = 0;
 
+    if (with_pkey && pkey > 0)
+        shim.opaque = true;
     /* Executable memory and memory with a key are never merged (H7, H12): a remap would lose the key. */
     if (shim_has_lock(path) && ((prot & PROT_EXEC) || (with_pkey && pkey >= 0)))
         r = shim_retire_locked(start, end);

@@ -259,6 +259,7 @@ long call_mremap(uint64_t old, uint64_t old_bytes, uint64_t new_bytes, int flags
         return call_make(&m.raw);
 
     bool taken = shim_lock();
+    shim.opaque = true; /* what was set on it moves along */
     long r = shim_special_locked(old, old_end(&m)) ? remap_special_locked(&m) : remap_ordinary_locked(&m);
     shim_unlock(taken);
     return r;

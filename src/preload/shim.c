@@ -20,15 +20,19 @@
 #define SMALL_MAX   1024
 
 static struct sp_range tracked_items[TRACKED_MAX], wanted_items[WANTED_MAX], former_items[FORMER_MAX];
-static struct sp_range wiped_items[SMALL_MAX], dontfork_items[SMALL_MAX], locked_items[SMALL_MAX];
+static struct sp_range wiped_items[SMALL_MAX], locked_items[SMALL_MAX], dontfork_items[SMALL_MAX],
+    dontdump_items[SMALL_MAX], hugepage_items[SMALL_MAX], nohugepage_items[SMALL_MAX];
 
 struct shim shim = {
     .tracked = {.items = tracked_items, .room = TRACKED_MAX},
     .wanted = {.items = wanted_items, .room = WANTED_MAX, .keep = true},
     .former = {.items = former_items, .room = FORMER_MAX, .keep = true},
     .wiped = {.items = wiped_items, .room = SMALL_MAX},
-    .dontfork = {.items = dontfork_items, .room = SMALL_MAX, .keep = true},
     .locked = {.items = locked_items, .room = SMALL_MAX},
+    .dontfork = {.items = dontfork_items, .room = SMALL_MAX, .keep = true},
+    .dontdump = {.items = dontdump_items, .room = SMALL_MAX, .keep = true},
+    .hugepage = {.items = hugepage_items, .room = SMALL_MAX, .keep = true},
+    .nohugepage = {.items = nohugepage_items, .room = SMALL_MAX, .keep = true},
 };
 
 bool shim_overlaps(uint64_t start, uint64_t end) {
@@ -234,8 +238,8 @@ void shim_forget_locked(uint64_t start, uint64_t end) {
     ranges_cut(&shim.wanted, start, end);
     ranges_cut(&shim.former, start, end);
     ranges_cut(&shim.wiped, start, end);
-    ranges_cut(&shim.dontfork, start, end);
     ranges_cut(&shim.locked, start, end);
+    shim_forget_attributes_locked(start, end);
 }
 
 /* A part that is tracked and not to be wiped in children (those mappings of the store must not be shared

@@ -12,7 +12,8 @@
  *     wanted    advised to be merged, and tracked: what is registered with the engine (once armed).
  *     former    was registered once and may still have mappings of the store in it, although private.
  *     wiped     mappings of the store whose program asked for WIPEONFORK, which the kernel refuses for them.
- *     dontfork  tracked memory that a child will not have.
+ *     dontfork  tracked memory that a child will not have; and likewise dontdump, hugepage, nohugepage: what
+ *               madvise has set on tracked memory (known.c).
  *     locked    former memory that is locked.
  *
  * What is wanted is what the program advises, or all that is tracked (`all`, SAMEPAGE_SCOPE) from the moment
@@ -42,7 +43,8 @@ enum shim_state { SHIM_UNARMED, SHIM_ARMING, SHIM_ARMED };
 
 struct shim {
     struct sp_engine *engine; /* NULL: inactive, every call passes through. Set once, by the constructor */
-    struct ranges tracked, wanted, former, wiped, dontfork, locked;
+    struct ranges tracked, wanted, former, wiped, locked;
+    struct ranges dontfork, dontdump, hugepage, nohugepage;
     struct journal journal; /* what is to be put into `tracked`; sealed once armed */
     uint64_t grown_bytes;   /* mapped since `tracked` was last measured, and */
     uint64_t allowed_bytes; /* how much may be before it is measured again */
@@ -52,6 +54,7 @@ struct shim {
     bool all;               /* SAMEPAGE_SCOPE=all: everything tracked is wanted, once there is enough of it */
     bool merge_any;         /* PR_SET_MEMORY_MERGE */
     bool stopped;           /* merging has ended for good: nothing new is tracked or registered */
+    bool opaque;            /* something was done to memory of which these sets know nothing */
     bool forked;            /* this is a child: the engine wants to be kicked */
 };
 extern struct shim shim;
@@ -81,6 +84,15 @@ static inline uint64_t page_up(uint64_t v) {
 static inline bool is_aligned(uint64_t v) {
     return !(v & (SP_PAGE_SIZE - 1));
 }
+
+/* known.c: what mappings are -------------------------------------------------------------------------- */
+
+/* SP_ATTR_* were set and cleared on the tracked memory in the range. */
+void shim_note_attributes_locked(uint64_t start, uint64_t end, unsigned set, unsigned clear);
+void shim_forget_attributes_locked(uint64_t start, uint64_t end);
+/* As sp_proc_mappings, for tracked memory only. With the lock held. */
+int shim_mappings(uint64_t start, uint64_t end, bool (*visit)(void *ctx, const struct sp_mapping *m),
+                  void *ctx);
 
 /* shim.c: locks and registration ---------------------------------------------------------------------- */
 

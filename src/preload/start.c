@@ -89,6 +89,7 @@ static void start(char **environment) {
     }
     shim.pid = (int)sp_syscall(SYS_getpid);
     sp_engine_bare(engine);
+    sp_engine_mappings(engine, shim_mappings);
     shim.all = scope == SP_SCOPE_ALL;
     shim.allowed_bytes = settings.v[SP_SETTING_worker_start_kbytes] * 1024;
     fork_init();

@@ -183,6 +183,29 @@ static void a_range_is_walked_in_order(void **state) {
     assert_int_equal(w.n, 0);
 }
 
+/* Of mappings with nothing particular about them both tell the same. */
+static void maps_tell_as_much_as_smaps(void **state) {
+    struct sp_segment s;
+    must(sp_segment_init(&s), "segment");
+    char *p[] = {
+        alone(RW, ANON, -1),
+        alone(PROT_READ, ANON, -1),
+        alone(RW | PROT_EXEC, ANON, -1),
+        alone(RW, MAP_SHARED | MAP_ANONYMOUS, -1),
+        alone(RW, MAP_PRIVATE, s.fd_shared),
+        alone(PROT_READ, MAP_SHARED, s.fd_shared),
+    };
+    for (size_t i = 0; i < sizeof(p) / sizeof(*p); i++) {
+        struct sp_mapping m = {0}, full = mapping_at(p[i]);
+        assert_int_equal(sp_proc_maps((uintptr_t)p[i], (uintptr_t)p[i] + 1, see, &m), 0);
+        assert_true(m.start == full.start && m.end == full.end && m.prot == full.prot);
+        assert_int_equal(m.eligible, full.eligible);
+        assert_int_equal(m.attributes, full.attributes);
+        drop(p[i]);
+    }
+    sp_segment_deinit(&s);
+}
+
 static void counts_follow(void **state) {
     uint64_t before, after, limit, shown = 0;
     char *p = alone(RW, ANON, -1);
@@ -301,6 +324,7 @@ int main(void) {
         cmocka_unit_test(a_name_is_seen),
         cmocka_unit_test(attributes_are_seen),
         cmocka_unit_test(a_range_is_walked_in_order),
+        cmocka_unit_test(maps_tell_as_much_as_smaps),
         cmocka_unit_test(counts_follow),
         cmocka_unit_test(filters_are_seen),
         cmocka_unit_test(core_dumps_are_widened),
