@@ -22,6 +22,7 @@
 #include <sys/mman.h>
 
 #include "core/fingerprint.h"
+#include "merge/window.h"
 #include "os/mapping.h"
 #include "os/proc.h"
 #include "os/socket.h"
@@ -131,6 +132,14 @@ static enum sp_outcome move_refusal(int error) {
     }
 }
 
+/* Registers pages for tracking again, after an UNREGISTER. */
+static void rearm(struct sp_batch *b, unsigned first, unsigned last) {
+    if (!sp_uffd_register(b->uffd, slot_address(b, first), (last - first) * SP_PAGE_SIZE, SP_UFFD_MODE_WP))
+        return;
+    b->errors++;
+    sp_bits_range(&b->unarmed, first, last);
+}
+
 /*
  * Registers MISSING on a run. Where a run crosses mappings the kernel goes from one to the next, and fails
  * with -ENOMEM at one that it cannot split (H4): those before it stay registered. They are whole mappings by
@@ -145,8 +154,8 @@ static int run_register(struct sp_batch *b, const struct sp_batch_run *run) {
         return error;
     b->errors++;
     int unused = sp_uffd_unregister(b->uffd, address, bytes);
-    unused = sp_uffd_register(b->uffd, address, bytes, SP_UFFD_MODE_WP);
     (void)unused;
+    rearm(b, run->slot, run->slot + run->pages);
     return error;
 }
 
@@ -325,11 +334,8 @@ static void batch_thaw(struct sp_batch *b) {
         while (last < SP_WINDOW_PAGES && sp_bits_get(&b->missing, last) &&
                b->outcome[last] != SP_OUTCOME_MERGED)
             last++;
-        uintptr_t address = slot_address(b, first);
-        size_t bytes = (last - first) * SP_PAGE_SIZE;
-        until_done(b, sp_uffd_unregister, address, bytes);
-        if (sp_uffd_register(b->uffd, address, bytes, SP_UFFD_MODE_WP))
-            b->errors++;
+        until_done(b, sp_uffd_unregister, slot_address(b, first), (last - first) * SP_PAGE_SIZE);
+        rearm(b, first, last);
         first = last;
     }
 }
@@ -374,6 +380,7 @@ void sp_batch_run(struct sp_batch *b) {
     memset(b->outcome, SP_OUTCOME_NONE, sizeof(b->outcome));
     memset(&b->in_scratch, 0, sizeof(b->in_scratch));
     memset(&b->missing, 0, sizeof(b->missing));
+    memset(&b->unarmed, 0, sizeof(b->unarmed));
     b->frozen_ns = b->errors = b->forks = 0;
     if (!b->n)
         return;

@@ -43,6 +43,7 @@ struct sp_batch {
     sp_bits missing;    /* pages that this batch registered MISSING */
     /* Results. */
     uint8_t outcome[512]; /* enum sp_outcome for each slot */
+    sp_bits unarmed;      /* pages that the kernel refused to register WP again: nobody watches them now */
     uint64_t frozen_ns;   /* from the first freeze to the last thaw */
     uint64_t errors;      /* system calls that failed in a way that is not an outcome */
     uint64_t forks;       /* children that had to be given frozen pages */

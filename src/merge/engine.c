@@ -484,10 +484,10 @@ static int discard_stretch(struct sp_engine *e, uint64_t start, uint64_t end) {
             win->volatility[slot] = (sp_volatility){0};
         }
     }
-    if (registered && !sp_regions_cut(&e->regions, start) && !sp_regions_cut(&e->regions, end))
-        for (i = sp_regions_find(&e->regions, start); i < e->regions.n && e->regions.items[i].start < end;
-             i++)
-            e->regions.items[i].armed = false;
+    /* Where a cut fails, more than need be is armed anew. */
+    if (registered && (sp_regions_cut(&e->regions, start) || sp_regions_cut(&e->regions, end)))
+        e->counters.v[SP_COUNTER_errors]++;
+    sp_regions_unarm(&e->regions, start, end);
     return 0;
 }
 

@@ -480,6 +480,14 @@ static bool batch_still_eligible(struct sp_worker *w, struct sp_batch *b) {
     return true;
 }
 
+/* What the batch could not register again is not watched, and is armed anew before the next look. */
+static void batch_unarmed(struct sp_worker *w, const struct sp_batch *b) {
+    SP_BITS_EACH(&b->unarmed, slot) {
+        uint64_t at = b->base + slot * SP_PAGE_SIZE;
+        sp_regions_unarm(&w->engine->regions, at, at + SP_PAGE_SIZE);
+    }
+}
+
 static void batch_learn(struct sp_worker *w, const struct sp_batch *b) {
     double predicted = 0;
     for (size_t k = 0; k < b->n; k++)
@@ -528,6 +536,7 @@ static void batch_do(struct sp_worker *w, uint64_t number, const struct sp_run *
     if (ready) {
         batch_attributes(w, b);
         sp_batch_run(b);
+        batch_unarmed(w, b);
         if (!quiescent) {
             sp_histogram_add(&e->freezes, b->frozen_ns);
             batch_learn(w, b);
