@@ -36,6 +36,13 @@ void sp_engine_set_state(struct sp_engine *e, enum sp_engine_state state, int er
     sp_event_post(&e->pass_done);
 }
 
+void sp_engine_raw_call(struct sp_engine *e) {
+    if (e->quit)
+        return;
+    sp_engine_quit(e);
+    sp_engine_set_state(e, SP_ENGINE_RAW_CALLS, -ECANCELED);
+}
+
 enum sp_engine_state sp_engine_state(const struct sp_engine *e) {
     return __atomic_load_n(&e->state, __ATOMIC_ACQUIRE);
 }
@@ -569,7 +576,7 @@ static void child_forget(struct sp_engine *e) {
 }
 
 void sp_engine_fork_child(struct sp_engine *e) {
-    bool stopped = e->quit && e->state == SP_ENGINE_STOPPED;
+    bool stopped = e->quit && (e->state == SP_ENGINE_STOPPED || e->state == SP_ENGINE_RAW_CALLS);
     child_drop_worker(e);
     child_forget(e);
     e->link->ops->forked(e->link);

@@ -33,7 +33,9 @@ struct sp_engine;
     X(LOCKED_MEMORY, "the program locks its memory (H21)")                                                   \
     X(UNSAFE_KERNEL, "UFFDIO_MOVE is not safe on this kernel while swap is on (H25)")                        \
     X(NO_THREAD, "the worker thread could not be started")                                                   \
-    X(STOPPED, "stopped for good: the program did something merging cannot be reconciled with")
+    X(STOPPED, "stopped for good: the program did something merging cannot be reconciled with")              \
+    X(RAW_CALLS,                                                                                             \
+      "stopped for good: the program changes mappings by system calls that samepage does not see (H1)")
 
 enum sp_engine_state {
 #define X(name, text) SP_ENGINE_##name,

@@ -111,6 +111,32 @@ static void eligible_pages(struct sp_worker *w, uint64_t number, sp_bits *ret) {
     sp_bits_and(ret, &range);
 }
 
+/*
+ * Whether the candidates may be read: where they were armed they still are, or somebody has unmapped or
+ * replaced them unseen (H1), and reading what has gone would kill the process (H22). What happens while they
+ * are being read is not noticed.
+ */
+static bool may_read(struct sp_worker *w, const struct sp_window *win, const sp_bits *candidates) {
+    struct sp_engine *e = w->engine;
+    sp_bits gone, watched;
+    sp_regions_armed(&e->regions, win->number, &gone);
+    sp_bits_and(&gone, candidates);
+    if (!sp_bits_any(&gone))
+        return true;
+    unsigned first = sp_bits_next(&gone, 0), last = first;
+    SP_BITS_EACH(&gone, slot) {
+        last = slot + 1;
+    }
+    if (sp_pagemap_window(w->pagemap, SP_PAGEMAP_WATCHED, win->number, first, last, &watched)) {
+        e->counters.v[SP_COUNTER_errors]++;
+        return false;
+    }
+    sp_bits_minus(&gone, &watched);
+    if (sp_bits_any(&gone))
+        sp_engine_raw_call(e);
+    return !e->quit;
+}
+
 /* Reads the candidates and writes the questions. A page that is being asked about is no longer fresh. */
 static void fingerprint(struct sp_worker *w, struct sp_window *win, const sp_bits *candidates) {
     struct sp_engine *e = w->engine;
@@ -168,7 +194,7 @@ static bool choose(struct sp_worker *w, uint64_t number, enum sp_pass_mode mode)
     work->n = work->n_publish = work->n_sites = 0;
     memset(&work->bits, 0, sizeof(work->bits));
     sp_worker_lock(w);
-    struct sp_window *win = sp_windows_find(&e->windows, number);
+    struct sp_window *win = e->quit ? NULL : sp_windows_find(&e->windows, number);
     if (!win) {
         sp_engine_unlock(e);
         return false;
@@ -192,7 +218,7 @@ static bool choose(struct sp_worker *w, uint64_t number, enum sp_pass_mode mode)
         memset(&candidates, 0, sizeof(candidates));
     if (e->forked && mode != SP_PASS_QUIESCENT)
         drop_forked(w, win, &candidates);
-    if (w->linked)
+    if (w->linked && may_read(w, win, &candidates))
         fingerprint(w, win, &candidates);
     requeue(w, win);
     sp_engine_unlock(e);
@@ -522,6 +548,7 @@ static void batch_do(struct sp_worker *w, uint64_t number, const struct sp_run *
     struct sp_batch *b = &w->batch;
     bool ready = true;
     b->uffd = quiescent ? -1 : w->uffd;
+    b->pagemap = w->pagemap;
     b->fork_events = w->fork_events;
     b->scratch = w->scratch;
     b->base = number * SP_WINDOW_SIZE;
@@ -537,7 +564,9 @@ static void batch_do(struct sp_worker *w, uint64_t number, const struct sp_run *
         batch_attributes(w, b);
         sp_batch_run(b);
         batch_unarmed(w, b);
-        if (!quiescent) {
+        if (b->replaced)
+            sp_engine_raw_call(e);
+        if (b->frozen_ns) {
             sp_histogram_add(&e->freezes, b->frozen_ns);
             batch_learn(w, b);
         }

@@ -42,6 +42,7 @@ static void rig_open(struct rig *r, uint8_t *window, unsigned slot) {
     r->run = (struct sp_batch_run){
         .slot = slot, .pages = RUN_PAGES, .expected = r->view, .fd = r->segment.fd_shared};
     r->batch.uffd = r->uffd;
+    must(sp_pagemap_open(&r->batch.pagemap), "pagemap");
     r->batch.fork_events = true;
     r->batch.base = (uintptr_t)r->window;
     r->batch.runs = &r->run;
@@ -53,6 +54,7 @@ static void rig_close(struct rig *r) {
     memory_free(r->batch.scratch, SP_WINDOW_SIZE);
     must(sp_unmap(r->view, SP_SEGMENT_PAGES * PAGE), "unmap view");
     sp_segment_deinit(&r->segment);
+    close(r->batch.pagemap);
     close(r->uffd);
 }
 
