@@ -675,6 +675,7 @@ int sp_engine_wait_settled(struct sp_engine *e, uint64_t timeout_ns) {
 
 void sp_engine_report(struct sp_engine *e, struct sp_report *ret_report) {
     sp_engine_lock(e);
+    ret_report->state = e->state;
     ret_report->counters = e->counters;
     ret_report->counters.v[SP_COUNTER_registered_bytes] = e->regions.bytes;
     ret_report->counters.v[SP_COUNTER_own_bytes] = sp_engine_own_bytes(e);

@@ -253,6 +253,7 @@ static void worker_report(struct sp_worker *w) {
     sp_worker_lock(w);
     e->counters.v[SP_COUNTER_cpu_ns] = cpu_ns;
     count_gauges(e);
+    w->report.state = e->state;
     w->report.counters = e->counters;
     w->report.freezes = e->freezes;
     sp_engine_unlock(e);
