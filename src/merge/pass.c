@@ -526,17 +526,37 @@ static void batch_learn(struct sp_worker *w, const struct sp_batch *b) {
         w->cost = 0.25;
 }
 
+/* How often at most it is asked whether UFFDIO_MOVE is still safe. */
+#define SAFE_NS UINT64_C(1000000000)
+
+/* Swap can be switched on at any time, and on some kernels moving pages is not safe then (H25). */
+static bool move_is_safe(struct sp_worker *w) {
+    uint64_t now = sp_now_ns();
+    bool safe;
+    if (now < w->next_safe_ns)
+        return true;
+    w->next_safe_ns = now + SAFE_NS;
+    return !sp_proc_move_is_safe(&safe) && safe;
+}
+
 /*
- * Whether the engine was stopped meanwhile; a quiescent merge needs no userfaultfd. With the lock held.
+ * Whether the engine was stopped meanwhile, or is to be; a quiescent merge needs no userfaultfd. With the lock
+ * held.
  *
  * A filter that another thread bound to us since (SECCOMP_FILTER_FLAG_TSYNC, by a raw system call: others are
  * announced) could kill this thread inside the batch, and frozen pages would be lost with it (H19). Asked
  * before each batch: whoever is killed by the question itself has frozen nothing.
  */
-static bool may_merge(struct sp_engine *e, bool quiescent) {
-    if (!quiescent && sp_proc_filtered()) {
+static bool may_merge(struct sp_worker *w, bool quiescent) {
+    struct sp_engine *e = w->engine;
+    enum sp_engine_state refuse = SP_ENGINE_RUNNING;
+    if (!quiescent && sp_proc_filtered())
+        refuse = SP_ENGINE_SECCOMP;
+    else if (!quiescent && !move_is_safe(w))
+        refuse = SP_ENGINE_UNSAFE_KERNEL;
+    if (refuse != SP_ENGINE_RUNNING && !e->quit) {
         sp_engine_quit(e);
-        sp_engine_set_state(e, SP_ENGINE_SECCOMP, -EPERM);
+        sp_engine_set_state(e, refuse, -EPERM);
     }
     return !e->quit && (e->state == SP_ENGINE_RUNNING || (quiescent && e->state == SP_ENGINE_NO_USERFAULTFD));
 }
@@ -558,7 +578,7 @@ static void batch_do(struct sp_worker *w, uint64_t number, const struct sp_run *
         ready = batch_prepare(w, &runs[k], k + 1 < taken ? runs[k].pages : last_pages, &b->runs[b->n++]);
     sp_worker_lock(w);
     struct sp_window *win = window_again(w, number);
-    ready = ready && win && may_merge(e, quiescent) && sp_window_slots(&e->windows, win) &&
+    ready = ready && win && may_merge(w, quiescent) && sp_window_slots(&e->windows, win) &&
             batch_still_eligible(w, b);
     if (ready) {
         batch_attributes(w, b);

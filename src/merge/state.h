@@ -110,7 +110,8 @@ struct sp_worker {
     uint64_t pending;       /* windows that the current pass leaves with something to do soon */
     uint64_t done;          /* pages that the current pass merged or asked about */
     uint64_t mappings_left; /* of the budget (H4) */
-    uint64_t interval_ns, last_pass_ns, next_pass_ns, next_link_ns, next_report_ns, next_count_ns;
+    uint64_t interval_ns, last_pass_ns, next_pass_ns, next_link_ns, next_report_ns, next_count_ns,
+        next_safe_ns;
     struct sp_report report;
 };
 
