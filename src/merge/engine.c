@@ -201,12 +201,29 @@ struct add {
 
 static bool add_free(struct add *a, const struct sp_region *region);
 
+/* Memory that left the registration and is back before the worker has ended it with the kernel: the
+ * userfaultfd that smaps tells of is ours on these parts. It is armed anew like any other. */
+static bool add_retired(struct add *a, const struct sp_region *region) {
+    struct sp_engine *e = a->e;
+    for (size_t i = 0; i < e->n_retired && !a->error; i++) {
+        struct sp_region part = *region;
+        if (e->retired[i].start > part.start)
+            part.start = e->retired[i].start;
+        if (e->retired[i].end < part.end)
+            part.end = e->retired[i].end;
+        if (part.start < part.end)
+            add_free(a, &part);
+    }
+    return !a->error;
+}
+
 /* Private memory of our own kind that is at present not both readable and writable may become so: registered,
  * but not touched until then. */
 static bool add_mapping(void *ctx, const struct sp_mapping *m) {
     struct add *a = ctx;
     bool ours = m->attributes & SP_ATTR_STORE;
-    if (!ours && m->eligible != SP_ELIGIBLE && m->eligible != SP_PROTECTION)
+    bool watched = !ours && m->eligible == SP_USERFAULTFD;
+    if (!ours && !watched && m->eligible != SP_ELIGIBLE && m->eligible != SP_PROTECTION)
         return true;
     struct sp_region region = {
         .start = m->start > a->start ? m->start : a->start,
@@ -216,6 +233,8 @@ static bool add_mapping(void *ctx, const struct sp_mapping *m) {
     };
     if (region.end > SP_WINDOWS_MAX * SP_WINDOW_SIZE)
         return true;
+    if (watched)
+        return add_retired(a, &region);
     if (ours)
         for (uint64_t at = region.start; at < region.end && !a->error; at += SP_PAGE_SIZE) {
             struct sp_window *win = sp_windows_get(&a->e->windows, at / SP_WINDOW_SIZE);

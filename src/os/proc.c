@@ -101,7 +101,7 @@ static bool walk_visit(void *ctx, const struct sp_mapping *m) {
     if (m->end <= w->start)
         return true;
     struct sp_mapping found = *m;
-    if (found.eligible == SP_ELIGIBLE && has_policy(found.start))
+    if ((found.eligible == SP_ELIGIBLE || found.eligible == SP_USERFAULTFD) && has_policy(found.start))
         found.eligible = SP_POLICY;
     return w->visit(w->ctx, &found) && found.end < w->end;
 }

@@ -87,7 +87,8 @@ static void flag_note(struct flags *f, unsigned flag) {
     }
 }
 
-/* The strongest reason first: what the memory is, then what may be done with it, then who else uses it. */
+/* The strongest reason first: what the memory is, then what may be done with it, then who else uses it. Last
+ * a userfaultfd: whoever knows it to be our own need not look for other reasons. */
 static enum sp_eligible judge(const struct sp_smaps *p, const struct flags *f) {
     if (f->special || p->named == SP_SPECIAL)
         return SP_SPECIAL;
@@ -105,11 +106,11 @@ static enum sp_eligible judge(const struct sp_smaps *p, const struct flags *f) {
         return SP_LOCKED;
     if (p->pkey)
         return SP_PKEY;
-    if (f->userfaultfd)
-        return SP_USERFAULTFD;
     if (f->wipeonfork)
         return SP_WIPEONFORK;
-    return p->named;
+    if (p->named != SP_ELIGIBLE)
+        return p->named;
+    return f->userfaultfd ? SP_USERFAULTFD : SP_ELIGIBLE;
 }
 
 static bool starts(const char *line, const char *with) {
