@@ -67,7 +67,7 @@ static const char *client_state(uint32_t state) {
     if (state == UINT32_MAX)
         return "ended; its children still hold its pages";
     /* A state of a client that is newer than we are has no text. */
-    return state <= SP_ENGINE_STOPPED ? sp_engine_state_text((enum sp_engine_state)state) : "unknown";
+    return sp_engine_state_text((enum sp_engine_state)state);
 }
 
 static void print_clients(const struct sp_status_domain *d) {

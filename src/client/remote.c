@@ -595,7 +595,10 @@ static int remote_segment(struct sp_link *l, uint64_t segment, int *ret_fd) {
 static int remote_report(struct sp_link *l, const struct sp_report *report, bool *ret_pause) {
     struct remote *r = remote_of(l);
     struct sp_wire_report *m = (struct sp_wire_report *)r->request;
-    m->state = SP_ENGINE_RUNNING;
+    m->state = report->state;
+    /* The last one: the token stays, by which the daemon sees for how long there is a process to say it of.
+     */
+    r->holds |= sp_engine_state_is_end(report->state);
     m->reserved = 0;
     m->counters = report->counters;
     m->freezes = report->freezes;

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "daemon/log.h"
+#include "merge/engine.h"
 #include "os/proc.h"
 #include "os/thread.h"
 
@@ -348,7 +349,8 @@ void member_gone(struct member *m, uint64_t now_ns) {
     free(m->hints);
     m->hints = NULL;
     m->session = NULL;
-    m->state = SP_WIRE_STATE_FAMILY;
+    if (!sp_engine_state_is_end(m->state)) /* or it is to be seen why it is merged no more */
+        m->state = SP_WIRE_STATE_FAMILY;
     memset(&m->counters, 0, sizeof m->counters);
     memset(&m->freezes, 0, sizeof m->freezes);
     d->connected--;

@@ -2,9 +2,11 @@
 /*
  * The primitive. Order of the steps, and why:
  *
+ *   look whether the runs are registered   or they are not what they were (H1)
  *   register MISSING on exactly the runs   or an access to a frozen page would find a hole and see zeros
  *   MOVE to scratch                        the freeze; refuses what is pinned or shared with a child
  *   compare with the store                 the decision (I1)
+ *   look again                             the last moment at which nothing is lost yet
  *   mmap over the equal ones               from here the store is what the application sees
  *   MOVE or COPY the others back
  *   unregister and register WP again       ends MISSING on what stays anonymous; wakes
@@ -14,6 +16,11 @@
  * while pages were in scratch, the child lacks them. With SP_UFFD_EVENT_FORK the forking thread waits until
  * the event is read here, and the kernel refuses every MOVE and COPY (EAGAIN) until then; so nothing can be
  * put back, or frozen anew, before the child was given what it lacks.
+ *
+ * The tripwire of H1: the lock keeps out every mapping call that goes through the C library, not one that the
+ * program makes by an instruction of its own. Such a call leaves a mapping that is not registered with our
+ * userfaultfd, or none, and PAGEMAP_SCAN tells: the program's new data would otherwise be replaced by the
+ * old. What is left is the time between the second look and the mmap.
  */
 #include "merge/batch.h"
 
@@ -22,7 +29,9 @@
 #include <sys/mman.h>
 
 #include "core/fingerprint.h"
+#include "merge/window.h"
 #include "os/mapping.h"
+#include "os/pagemap.h"
 #include "os/proc.h"
 #include "os/socket.h"
 #include "os/thread.h"
@@ -131,6 +140,68 @@ static enum sp_outcome move_refusal(int error) {
     }
 }
 
+/* ---- still ours? (H1) ---- */
+
+/* Those of `pages` that are no longer mapped, or in a mapping that is not registered. */
+static int pages_gone(const struct sp_batch *b, const sp_bits *pages, sp_bits *ret_gone) {
+    const struct sp_batch_run *first = &b->runs[0], *last = &b->runs[b->n - 1];
+    sp_bits watched;
+    int error = sp_pagemap_window(b->pagemap, SP_PAGEMAP_WATCHED, b->base / SP_WINDOW_SIZE, first->slot,
+                                  last->slot + last->pages, &watched);
+    if (error)
+        return error;
+    *ret_gone = *pages;
+    sp_bits_minus(ret_gone, &watched);
+    return 0;
+}
+
+/* Before anything is touched. Without an answer nothing is. */
+static bool batch_is_ours(struct sp_batch *b) {
+    sp_bits pages = {0}, gone;
+    for (size_t k = 0; k < b->n; k++)
+        sp_bits_range(&pages, b->runs[k].slot, b->runs[k].slot + b->runs[k].pages);
+    int error = pages_gone(b, &pages, &gone);
+    if (!error && !sp_bits_any(&gone))
+        return true;
+    b->errors += error != 0;
+    b->replaced = !error;
+    SP_BITS_EACH(&pages, slot) {
+        b->outcome[slot] = !error && sp_bits_get(&gone, slot) ? SP_OUTCOME_GONE : SP_OUTCOME_REFUSED;
+    }
+    return false;
+}
+
+/*
+ * Before the remap; what is frozen is registered, holes included. If anything of it has gone nothing is
+ * remapped at all: what is still ours goes back. Of what has gone the copies in scratch are of no use to
+ * anybody, and there is nothing to thaw.
+ */
+static void batch_look_again(struct sp_batch *b) {
+    sp_bits gone = {0};
+    int error = pages_gone(b, &b->missing, &gone);
+    if (!error && !sp_bits_any(&gone))
+        return;
+    b->errors += error != 0;
+    b->replaced = !error;
+    for (unsigned slot = 0; slot < SP_WINDOW_PAGES; slot++)
+        if (b->outcome[slot] == SP_OUTCOME_MERGED)
+            b->outcome[slot] = SP_OUTCOME_CHANGED;
+    SP_BITS_EACH(&gone, slot) {
+        b->outcome[slot] = SP_OUTCOME_GONE;
+    }
+    sp_bits_minus(&b->missing, &gone);
+}
+
+/* ---- freeze ---- */
+
+/* Registers pages for tracking again, after an UNREGISTER. */
+static void rearm(struct sp_batch *b, unsigned first, unsigned last) {
+    if (!sp_uffd_register(b->uffd, slot_address(b, first), (last - first) * SP_PAGE_SIZE, SP_UFFD_MODE_WP))
+        return;
+    b->errors++;
+    sp_bits_range(&b->unarmed, first, last);
+}
+
 /*
  * Registers MISSING on a run. Where a run crosses mappings the kernel goes from one to the next, and fails
  * with -ENOMEM at one that it cannot split (H4): those before it stay registered. They are whole mappings by
@@ -145,8 +216,8 @@ static int run_register(struct sp_batch *b, const struct sp_batch_run *run) {
         return error;
     b->errors++;
     int unused = sp_uffd_unregister(b->uffd, address, bytes);
-    unused = sp_uffd_register(b->uffd, address, bytes, SP_UFFD_MODE_WP);
     (void)unused;
+    rearm(b, run->slot, run->slot + run->pages);
     return error;
 }
 
@@ -261,6 +332,7 @@ static void page_back(struct sp_batch *b, unsigned slot) {
             break;
         if (error == -ENOENT || error == -ESRCH) { /* no mapping, or no process, to put it back into */
             b->outcome[slot] = SP_OUTCOME_GONE;
+            b->replaced = true;
             break;
         }
         if (error != -EAGAIN || !fork_pending(b)) {
@@ -293,19 +365,37 @@ static void run_back(struct sp_batch *b, const struct sp_batch_run *run) {
     }
 }
 
-/* A call that must not be left undone: repeated until it succeeds or the process has gone. */
-static void until_done(struct sp_batch *b, int (*call)(int fd, uintptr_t start, size_t bytes),
+/* A call that must not be left undone: repeated until it succeeds or the process has gone. False: there is no
+ * mapping of that kind any more. */
+static bool until_done(struct sp_batch *b, int (*call)(int fd, uintptr_t start, size_t bytes),
                        uintptr_t start, size_t bytes) {
     for (;;) {
         int error = call(b->uffd, start, bytes);
         if (!error || error == -ESRCH)
-            return;
+            return true;
         b->errors++;
         if (error == -EAGAIN && fork_pending(b))
             continue;
         sp_sleep_ns(UINT64_C(100000));
-        if (error == -EINVAL && b->errors > 64) /* no mapping of that kind there any more */
-            return;
+        if (error == -EINVAL && b->errors > 64)
+            return false;
+    }
+}
+
+/* One stretch. Where somebody has put something into it since we looked the kernel may refuse to end the
+ * registration of the whole: the rest of it must not stay frozen. */
+static void stretch_thaw(struct sp_batch *b, unsigned first, unsigned last) {
+    uintptr_t address = slot_address(b, first);
+    size_t bytes = (last - first) * SP_PAGE_SIZE;
+    int error = sp_uffd_unregister(b->uffd, address, bytes);
+    if (error == -EINVAL && last - first > 1) {
+        b->errors++;
+        for (unsigned slot = first; slot < last; slot++)
+            stretch_thaw(b, slot, slot + 1);
+    } else if (!error || until_done(b, sp_uffd_unregister, address, bytes)) {
+        rearm(b, first, last);
+    } else {
+        b->replaced = true;
     }
 }
 
@@ -325,11 +415,7 @@ static void batch_thaw(struct sp_batch *b) {
         while (last < SP_WINDOW_PAGES && sp_bits_get(&b->missing, last) &&
                b->outcome[last] != SP_OUTCOME_MERGED)
             last++;
-        uintptr_t address = slot_address(b, first);
-        size_t bytes = (last - first) * SP_PAGE_SIZE;
-        until_done(b, sp_uffd_unregister, address, bytes);
-        if (sp_uffd_register(b->uffd, address, bytes, SP_UFFD_MODE_WP))
-            b->errors++;
+        stretch_thaw(b, first, last);
         first = last;
     }
 }
@@ -374,26 +460,31 @@ void sp_batch_run(struct sp_batch *b) {
     memset(b->outcome, SP_OUTCOME_NONE, sizeof(b->outcome));
     memset(&b->in_scratch, 0, sizeof(b->in_scratch));
     memset(&b->missing, 0, sizeof(b->missing));
+    memset(&b->unarmed, 0, sizeof(b->unarmed));
     b->frozen_ns = b->errors = b->forks = 0;
+    b->replaced = false;
     if (!b->n)
         return;
     if (b->uffd < 0) {
         batch_quiescent(b);
         return;
     }
+    if (!batch_is_ours(b))
+        return;
     uint64_t begin = sp_now_ns();
     for (size_t k = 0; k < b->n; k++)
         run_freeze(b, &b->runs[k]);
     for (size_t k = 0; k < b->n; k++)
         run_verify(b, &b->runs[k]);
+    batch_look_again(b);
     for (size_t k = 0; k < b->n; k++)
         run_remap(b, &b->runs[k]);
     for (size_t k = 0; k < b->n; k++)
         run_back(b, &b->runs[k]);
     batch_thaw(b);
     const struct sp_batch_run *first = &b->runs[0], *last = &b->runs[b->n - 1];
-    until_done(b, sp_uffd_wake, slot_address(b, first->slot),
-               (last->slot + last->pages - first->slot) * SP_PAGE_SIZE);
+    (void)until_done(b, sp_uffd_wake, slot_address(b, first->slot),
+                     (last->slot + last->pages - first->slot) * SP_PAGE_SIZE);
     b->frozen_ns = sp_now_ns() - begin;
     forks_settle(b);
     scratch_empty(b);

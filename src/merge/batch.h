@@ -34,6 +34,7 @@ struct sp_batch_run {
 
 struct sp_batch {
     int uffd;         /* -1: nobody touches the pages (quiescent), so nothing is frozen */
+    int pagemap;      /* tells whether the runs are still what was registered */
     bool fork_events; /* uffd delivers them (H3) */
     uint8_t *scratch; /* a window of our own, aligned like one, registered MISSING, not copied by fork */
     uint64_t base;    /* address of the window */
@@ -43,11 +44,18 @@ struct sp_batch {
     sp_bits missing;    /* pages that this batch registered MISSING */
     /* Results. */
     uint8_t outcome[512]; /* enum sp_outcome for each slot */
+    bool replaced;        /* a range of it has gone, or another is in its place (H1) */
+    sp_bits unarmed;      /* pages that the kernel refused to register WP again: nobody watches them now */
     uint64_t frozen_ns;   /* from the first freeze to the last thaw */
     uint64_t errors;      /* system calls that failed in a way that is not an outcome */
     uint64_t forks;       /* children that had to be given frozen pages */
 };
 
+/*
+ * The runs lie in anonymous mappings that are registered with `uffd` in WP mode (unless it is -1). Where that
+ * does not hold somebody has changed the mappings by a system call that nobody saw: nothing is mapped over
+ * what is there now, what was frozen goes back where that is still possible, and `replaced` is set.
+ */
 void sp_batch_run(struct sp_batch *b);
 
 /*

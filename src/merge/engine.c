@@ -36,6 +36,13 @@ void sp_engine_set_state(struct sp_engine *e, enum sp_engine_state state, int er
     sp_event_post(&e->pass_done);
 }
 
+void sp_engine_raw_call(struct sp_engine *e) {
+    if (e->quit)
+        return;
+    sp_engine_quit(e);
+    sp_engine_set_state(e, SP_ENGINE_RAW_CALLS, -ECANCELED);
+}
+
 enum sp_engine_state sp_engine_state(const struct sp_engine *e) {
     return __atomic_load_n(&e->state, __ATOMIC_ACQUIRE);
 }
@@ -229,13 +236,20 @@ struct add {
 
 static bool add_free(struct add *a, const struct sp_region *region);
 
-/* Whether the mapping is one whose registration the worker is still to end: the userfaultfd that is seen on
- * it is ours, and will have gone before it is armed again. */
-static bool is_retired(const struct sp_engine *e, const struct sp_mapping *m) {
-    for (size_t i = 0; i < e->n_retired; i++)
-        if (e->retired[i].start < m->end && m->start < e->retired[i].end)
-            return true;
-    return false;
+/* Memory that left the registration and is back before the worker has ended it with the kernel: the
+ * userfaultfd that smaps tells of is ours on these parts. It is armed anew like any other. */
+static bool add_retired(struct add *a, const struct sp_region *region) {
+    struct sp_engine *e = a->e;
+    for (size_t i = 0; i < e->n_retired && !a->error; i++) {
+        struct sp_region part = *region;
+        if (e->retired[i].start > part.start)
+            part.start = e->retired[i].start;
+        if (e->retired[i].end < part.end)
+            part.end = e->retired[i].end;
+        if (part.start < part.end)
+            add_free(a, &part);
+    }
+    return !a->error;
 }
 
 /* Private memory of our own kind that is at present not both readable and writable may become so: registered,
@@ -243,9 +257,8 @@ static bool is_retired(const struct sp_engine *e, const struct sp_mapping *m) {
 static bool add_mapping(void *ctx, const struct sp_mapping *m) {
     struct add *a = ctx;
     bool ours = m->attributes & SP_ATTR_STORE;
-    bool eligible = m->eligible == SP_ELIGIBLE || m->eligible == SP_PROTECTION ||
-                    (m->eligible == SP_USERFAULTFD && is_retired(a->e, m));
-    if (!ours && !eligible)
+    bool watched = !ours && m->eligible == SP_USERFAULTFD;
+    if (!ours && !watched && m->eligible != SP_ELIGIBLE && m->eligible != SP_PROTECTION)
         return true;
     struct sp_region region = {
         .start = m->start > a->start ? m->start : a->start,
@@ -255,6 +268,8 @@ static bool add_mapping(void *ctx, const struct sp_mapping *m) {
     };
     if (region.end > SP_WINDOWS_MAX * SP_WINDOW_SIZE)
         return true;
+    if (watched)
+        return add_retired(a, &region);
     if (ours)
         for (uint64_t at = region.start; at < region.end && !a->error; at += SP_PAGE_SIZE) {
             struct sp_window *win = sp_windows_get(&a->e->windows, at / SP_WINDOW_SIZE);
@@ -576,10 +591,10 @@ static int discard_stretch(struct sp_engine *e, uint64_t start, uint64_t end) {
             win->volatility[slot] = (sp_volatility){0};
         }
     }
-    if (registered && !sp_regions_cut(&e->regions, start) && !sp_regions_cut(&e->regions, end))
-        for (i = sp_regions_find(&e->regions, start); i < e->regions.n && e->regions.items[i].start < end;
-             i++)
-            e->regions.items[i].armed = false;
+    /* Where a cut fails, more than need be is armed anew. */
+    if (registered && (sp_regions_cut(&e->regions, start) || sp_regions_cut(&e->regions, end)))
+        e->counters.v[SP_COUNTER_errors]++;
+    sp_regions_unarm(&e->regions, start, end);
     return 0;
 }
 
@@ -661,7 +676,7 @@ static void child_forget(struct sp_engine *e) {
 }
 
 void sp_engine_fork_child(struct sp_engine *e) {
-    bool stopped = e->quit && e->state == SP_ENGINE_STOPPED;
+    bool stopped = e->quit && (e->state == SP_ENGINE_STOPPED || e->state == SP_ENGINE_RAW_CALLS);
     child_drop_worker(e);
     child_forget(e);
     e->link->ops->forked(e->link);
@@ -760,6 +775,7 @@ int sp_engine_wait_settled(struct sp_engine *e, uint64_t timeout_ns) {
 
 void sp_engine_report(struct sp_engine *e, struct sp_report *ret_report) {
     sp_engine_lock(e);
+    ret_report->state = e->state;
     ret_report->counters = e->counters;
     ret_report->counters.v[SP_COUNTER_registered_bytes] = e->regions.bytes;
     ret_report->counters.v[SP_COUNTER_own_bytes] = sp_engine_own_bytes(e);

@@ -34,14 +34,21 @@ struct sp_engine;
     X(LOCKED_MEMORY, "the program locks its memory (H21)")                                                   \
     X(UNSAFE_KERNEL, "UFFDIO_MOVE is not safe on this kernel while swap is on (H25)")                        \
     X(NO_THREAD, "the worker thread could not be started")                                                   \
-    X(STOPPED, "stopped for good: the program did something merging cannot be reconciled with")
+    X(STOPPED, "stopped for good: the program did something merging cannot be reconciled with")              \
+    X(RAW_CALLS,                                                                                             \
+      "stopped for good: the program changes mappings by system calls that samepage does not see (H1)")
 
 enum sp_engine_state {
 #define X(name, text) SP_ENGINE_##name,
     SP_ENGINE_STATES(X)
 #undef X
+        SP_ENGINE_STATE_COUNT
 };
 const char *sp_engine_state_text(enum sp_engine_state s);
+/* Whether a worker in this state has ended for a reason of the process's own, or is about to. */
+static inline bool sp_engine_state_is_end(unsigned s) {
+    return s >= SP_ENGINE_SECCOMP && s < SP_ENGINE_STATE_COUNT;
+}
 
 /* Makes an engine without a thread, descriptor or region. Takes over the link (freed with the engine; also on
  * failure). -ENOMEM. */

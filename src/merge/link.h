@@ -30,6 +30,7 @@ struct sp_hint {
 
 /* What the worker tells from time to time. */
 struct sp_report {
+    unsigned state;              /* enum sp_engine_state */
     struct sp_counters counters; /* the CLIENT ones, absolute values */
     struct sp_histogram freezes;
 };

@@ -111,6 +111,32 @@ static void eligible_pages(struct sp_worker *w, uint64_t number, sp_bits *ret) {
     sp_bits_and(ret, &range);
 }
 
+/*
+ * Whether the candidates may be read: where they were armed they still are, or somebody has unmapped or
+ * replaced them unseen (H1), and reading what has gone would kill the process (H22). What happens while they
+ * are being read is not noticed.
+ */
+static bool may_read(struct sp_worker *w, const struct sp_window *win, const sp_bits *candidates) {
+    struct sp_engine *e = w->engine;
+    sp_bits gone, watched;
+    sp_regions_armed(&e->regions, win->number, &gone);
+    sp_bits_and(&gone, candidates);
+    if (!sp_bits_any(&gone))
+        return true;
+    unsigned first = sp_bits_next(&gone, 0), last = first;
+    SP_BITS_EACH(&gone, slot) {
+        last = slot + 1;
+    }
+    if (sp_pagemap_window(w->pagemap, SP_PAGEMAP_WATCHED, win->number, first, last, &watched)) {
+        e->counters.v[SP_COUNTER_errors]++;
+        return false;
+    }
+    sp_bits_minus(&gone, &watched);
+    if (sp_bits_any(&gone))
+        sp_engine_raw_call(e);
+    return !e->quit;
+}
+
 static void query_add(struct sp_work *work, const struct sp_window *win, unsigned slot, sp_fp fp) {
     work->queries[work->n++] = (struct sp_query){page_number(win->number, slot), fp};
 }
@@ -182,7 +208,7 @@ static bool choose(struct sp_worker *w, uint64_t number, enum sp_pass_mode mode)
     work->n = work->n_publish = work->n_sites = 0;
     memset(&work->bits, 0, sizeof(work->bits));
     sp_worker_lock(w);
-    struct sp_window *win = sp_windows_find(&e->windows, number);
+    struct sp_window *win = e->quit ? NULL : sp_windows_find(&e->windows, number);
     if (!win) {
         sp_engine_unlock(e);
         return false;
@@ -206,7 +232,7 @@ static bool choose(struct sp_worker *w, uint64_t number, enum sp_pass_mode mode)
         memset(&candidates, 0, sizeof(candidates));
     if (e->forked && mode != SP_PASS_QUIESCENT)
         drop_forked(w, win, &candidates);
-    if (w->linked)
+    if (w->linked && may_read(w, win, &candidates))
         fingerprint(w, win, &candidates);
     requeue(w, win);
     sp_engine_unlock(e);
@@ -249,20 +275,32 @@ static int publish(struct sp_worker *w) {
     return 0;
 }
 
-/* Reads the pages that were answered "refine" as a whole; those that may not be read any more count as
- * declined. Returns how many there are, in work->publish, which is not in use yet. */
+/* The pages that were answered "refine", and may be read still. With the lock held. */
+static sp_bits refine_pages(struct sp_worker *w, uint64_t number) {
+    struct sp_work *work = &w->work;
+    const struct sp_window *win = window_again(w, number);
+    sp_bits pages = {0}, none = {0};
+    for (size_t i = 0; i < work->n; i++)
+        if (work->answers[i].kind == SP_ANSWER_REFINE)
+            sp_bits_set(&pages, sp_page_slot(work->queries[i].page));
+    sp_bits_and(&pages, &work->bits.eligible);
+    return win && may_read(w, win, &pages) ? pages : none;
+}
+
+/* Reads these pages as a whole; the others that were answered "refine" count as declined. Returns how many
+ * there are, in work->publish, which is not in use yet. */
 static size_t refine_read(struct sp_worker *w, uint64_t number) {
     struct sp_work *work = &w->work;
     size_t n = 0;
     sp_worker_lock(w);
-    struct sp_window *win = window_again(w, number);
+    sp_bits pages = refine_pages(w, number);
     for (size_t i = 0; i < work->n; i++) {
         if (work->answers[i].kind != SP_ANSWER_REFINE)
             continue;
-        unsigned slot = sp_page_slot(work->queries[i].page);
-        if (win && sp_bits_get(&work->bits.eligible, slot)) {
-            work->queries[i].fp = sp_fingerprint(&w->key, page_memory(win, slot));
-            work->publish[n++] = work->queries[i];
+        struct sp_query *q = &work->queries[i];
+        if (sp_bits_get(&pages, sp_page_slot(q->page))) {
+            q->fp = sp_fingerprint(&w->key, (const void *)(uintptr_t)(q->page.v << SP_PAGE_SHIFT));
+            work->publish[n++] = *q;
         } else {
             work->answers[i].kind = SP_ANSWER_DECLINED;
         }
@@ -568,6 +606,14 @@ static bool batch_still_eligible(struct sp_worker *w, struct sp_batch *b) {
     return true;
 }
 
+/* What the batch could not register again is not watched, and is armed anew before the next look. */
+static void batch_unarmed(struct sp_worker *w, const struct sp_batch *b) {
+    SP_BITS_EACH(&b->unarmed, slot) {
+        uint64_t at = b->base + slot * SP_PAGE_SIZE;
+        sp_regions_unarm(&w->engine->regions, at, at + SP_PAGE_SIZE);
+    }
+}
+
 static void batch_learn(struct sp_worker *w, const struct sp_batch *b) {
     double predicted = 0;
     for (size_t k = 0; k < b->n; k++)
@@ -580,17 +626,37 @@ static void batch_learn(struct sp_worker *w, const struct sp_batch *b) {
         w->cost = 0.25;
 }
 
+/* How often at most it is asked whether UFFDIO_MOVE is still safe. */
+#define SAFE_NS UINT64_C(1000000000)
+
+/* Swap can be switched on at any time, and on some kernels moving pages is not safe then (H25). */
+static bool move_is_safe(struct sp_worker *w) {
+    uint64_t now = sp_now_ns();
+    bool safe;
+    if (now < w->next_safe_ns)
+        return true;
+    w->next_safe_ns = now + SAFE_NS;
+    return !sp_proc_move_is_safe(&safe) && safe;
+}
+
 /*
- * Whether the engine was stopped meanwhile; a quiescent merge needs no userfaultfd. With the lock held.
+ * Whether the engine was stopped meanwhile, or is to be; a quiescent merge needs no userfaultfd. With the lock
+ * held.
  *
  * A filter that another thread bound to us since (SECCOMP_FILTER_FLAG_TSYNC, by a raw system call: others are
  * announced) could kill this thread inside the batch, and frozen pages would be lost with it (H19). Asked
  * before each batch: whoever is killed by the question itself has frozen nothing.
  */
-static bool may_merge(struct sp_engine *e, bool quiescent) {
-    if (!quiescent && sp_proc_filtered()) {
+static bool may_merge(struct sp_worker *w, bool quiescent) {
+    struct sp_engine *e = w->engine;
+    enum sp_engine_state refuse = SP_ENGINE_RUNNING;
+    if (!quiescent && sp_proc_filtered())
+        refuse = SP_ENGINE_SECCOMP;
+    else if (!quiescent && !move_is_safe(w))
+        refuse = SP_ENGINE_UNSAFE_KERNEL;
+    if (refuse != SP_ENGINE_RUNNING && !e->quit) {
         sp_engine_quit(e);
-        sp_engine_set_state(e, SP_ENGINE_SECCOMP, -EPERM);
+        sp_engine_set_state(e, refuse, -EPERM);
     }
     return !e->quit && (e->state == SP_ENGINE_RUNNING || (quiescent && e->state == SP_ENGINE_NO_USERFAULTFD));
 }
@@ -602,6 +668,7 @@ static void batch_do(struct sp_worker *w, uint64_t number, const struct sp_run *
     struct sp_batch *b = &w->batch;
     bool ready = true;
     b->uffd = quiescent ? -1 : w->uffd;
+    b->pagemap = w->pagemap;
     b->fork_events = w->fork_events;
     b->scratch = w->scratch;
     b->base = number * SP_WINDOW_SIZE;
@@ -611,12 +678,15 @@ static void batch_do(struct sp_worker *w, uint64_t number, const struct sp_run *
         ready = batch_prepare(w, &runs[k], k + 1 < taken ? runs[k].pages : last_pages, &b->runs[b->n++]);
     sp_worker_lock(w);
     struct sp_window *win = window_again(w, number);
-    ready = ready && win && may_merge(e, quiescent) && sp_window_slots(&e->windows, win) &&
+    ready = ready && win && may_merge(w, quiescent) && sp_window_slots(&e->windows, win) &&
             batch_still_eligible(w, b);
     if (ready) {
         batch_attributes(w, b);
         sp_batch_run(b);
-        if (!quiescent) {
+        batch_unarmed(w, b);
+        if (b->replaced)
+            sp_engine_raw_call(e);
+        if (b->frozen_ns) {
             sp_histogram_add(&e->freezes, b->frozen_ns);
             batch_learn(w, b);
         }

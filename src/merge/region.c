@@ -141,15 +141,32 @@ int sp_regions_remove(struct sp_regions *r, uint64_t start, uint64_t end) {
     return result;
 }
 
+/* The pages of a window that lie in a region. */
+static void region_bits(const struct sp_region *region, uint64_t base, sp_bits *bits) {
+    uint64_t end = base + SP_WINDOW_SIZE;
+    uint64_t from = region->start > base ? region->start : base, to = region->end < end ? region->end : end;
+    for (uint64_t a = (from - base) >> SP_PAGE_SHIFT; a < (to - base) >> SP_PAGE_SHIFT; a++)
+        sp_bits_set(bits, (unsigned)a);
+}
+
 void sp_regions_window(const struct sp_regions *r, uint64_t window, sp_bits *ret_bits) {
     uint64_t base = window * SP_WINDOW_SIZE, end = base + SP_WINDOW_SIZE;
+    const int both = PROT_READ | PROT_WRITE;
     memset(ret_bits, 0, sizeof(*ret_bits));
-    for (size_t i = sp_regions_find(r, base); i < r->n && r->items[i].start < end; i++) {
-        const struct sp_region *g = &r->items[i];
-        if ((g->prot & (PROT_READ | PROT_WRITE)) != (PROT_READ | PROT_WRITE))
-            continue;
-        uint64_t from = g->start > base ? g->start : base, to = g->end < end ? g->end : end;
-        for (uint64_t a = (from - base) >> SP_PAGE_SHIFT; a < (to - base) >> SP_PAGE_SHIFT; a++)
-            sp_bits_set(ret_bits, (unsigned)a);
-    }
+    for (size_t i = sp_regions_find(r, base); i < r->n && r->items[i].start < end; i++)
+        if ((r->items[i].prot & both) == both)
+            region_bits(&r->items[i], base, ret_bits);
+}
+
+void sp_regions_armed(const struct sp_regions *r, uint64_t window, sp_bits *ret_bits) {
+    uint64_t base = window * SP_WINDOW_SIZE, end = base + SP_WINDOW_SIZE;
+    memset(ret_bits, 0, sizeof(*ret_bits));
+    for (size_t i = sp_regions_find(r, base); i < r->n && r->items[i].start < end; i++)
+        if (r->items[i].armed)
+            region_bits(&r->items[i], base, ret_bits);
+}
+
+void sp_regions_unarm(struct sp_regions *r, uint64_t start, uint64_t end) {
+    for (size_t i = sp_regions_find(r, start); i < r->n && r->items[i].start < end; i++)
+        r->items[i].armed = false;
 }

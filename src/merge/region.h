@@ -41,5 +41,9 @@ size_t sp_regions_find(const struct sp_regions *r, uint64_t address);
 bool sp_regions_overlap(const struct sp_regions *r, uint64_t start, uint64_t end);
 /* Bits of the pages of a window that lie in regions with both PROT_READ and PROT_WRITE. */
 void sp_regions_window(const struct sp_regions *r, uint64_t window, sp_bits *ret_bits);
+/* Bits of the pages of a window that lie in armed regions. */
+void sp_regions_armed(const struct sp_regions *r, uint64_t window, sp_bits *ret_bits);
+/* Regions that overlap the range are to be armed anew, whole: what is registered already stays so. */
+void sp_regions_unarm(struct sp_regions *r, uint64_t start, uint64_t end);
 
 #endif

@@ -96,6 +96,7 @@ struct sp_work {
 struct sp_worker {
     struct sp_engine *engine;
     int uffd, pagemap, wake;
+    int maps;              /* -1: this kernel cannot be asked about single mappings */
     bool fork_events;      /* the userfaultfd delivers them */
     unsigned forks_failed; /* how often in a row reading them failed */
     bool linked;           /* the link is open */
@@ -117,7 +118,8 @@ struct sp_worker {
     bool misled;            /* the index guessed wrong of a page since this was reset */
     uint64_t done;          /* pages that the current pass merged or asked about */
     uint64_t mappings_left; /* of the budget (H4) */
-    uint64_t interval_ns, last_pass_ns, next_pass_ns, next_link_ns, next_report_ns, next_count_ns;
+    uint64_t interval_ns, last_pass_ns, next_pass_ns, next_link_ns, next_report_ns, next_count_ns,
+        next_safe_ns;
     struct sp_report report;
 };
 
@@ -143,7 +145,7 @@ void sp_look_disarm(struct sp_worker *w);
 void sp_look_written(struct sp_worker *w, uint64_t start, uint64_t end);
 /* Queues every window in [start, end) with all its resident pages as fresh, settled or not. */
 void sp_look_resident(struct sp_worker *w, uint64_t start, uint64_t end);
-/* Looks for broken pages in a share of the windows. */
+/* Looks for broken pages in a share of the windows, and whether their mappings are still those we know of. */
 void sp_look_broken(struct sp_worker *w, bool all);
 
 /* pass.c */
@@ -169,6 +171,9 @@ void sp_page_unknow(struct sp_engine *e, struct sp_window *w, unsigned slot);
 void sp_page_unshare(struct sp_engine *e, struct sp_window *w, unsigned slot);
 void sp_page_unzero(struct sp_engine *e, struct sp_window *w, unsigned slot);
 void sp_engine_set_state(struct sp_engine *e, enum sp_engine_state state, int error);
+/* A mapping of registered memory was changed by a call that nobody saw (H1): merging ends here, for good,
+ * with memory as it is. */
+void sp_engine_raw_call(struct sp_engine *e);
 uint64_t sp_engine_own_bytes(const struct sp_engine *e);
 
 #endif

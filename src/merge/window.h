@@ -29,8 +29,8 @@ struct sp_window {
     sp_volatility volatility[SP_WINDOW_PAGES];
     uint8_t heat;      /* how often in a row most of it was written */
     uint8_t skip;      /* looks to leave out because of that */
-    uint8_t calm;      /* looks for broken pages in a row that found none */
-    uint8_t calm_skip; /* looks for broken pages to leave out because of that */
+    uint8_t calm;      /* looks at its mappings in a row that found no broken page */
+    uint8_t calm_skip; /* such looks to leave out because of that */
     bool queued;       /* is in the list */
 };
 

@@ -223,8 +223,10 @@ static bool pay_some(struct sp_worker *w) {
     return !error && (n_runs == 256 || n_forgets == SP_WINDOW_PAGES);
 }
 
+/* Once mappings have turned out not to be what we believed, nothing that is owed is certain: what was moved
+ * away unseen still needs its references. */
 static void pay_debts(struct sp_worker *w) {
-    while (w->linked && pay_some(w))
+    while (w->linked && sp_engine_state(w->engine) != SP_ENGINE_RAW_CALLS && pay_some(w))
         ;
 }
 
@@ -251,6 +253,7 @@ static void worker_report(struct sp_worker *w) {
     sp_worker_lock(w);
     e->counters.v[SP_COUNTER_cpu_ns] = cpu_ns;
     count_gauges(e);
+    w->report.state = e->state;
     w->report.counters = e->counters;
     w->report.freezes = e->freezes;
     sp_engine_unlock(e);
@@ -499,12 +502,25 @@ static void own_window_free(uint8_t *window) {
     (void)unused;
 }
 
+/* On a kernel before 6.11 merging does without it: see page_place. */
+static int maps_init(struct sp_worker *w) {
+    struct sp_file_mapping unused;
+    int error = sp_maps_open(&w->maps);
+    if (error || sp_maps_file(w->maps, 0, &unused) != -ENOTTY)
+        return error;
+    error = sp_close(w->maps);
+    w->maps = -1;
+    return error;
+}
+
 static int worker_init(struct sp_worker *w) {
-    w->uffd = w->pagemap = w->wake = -1;
+    w->uffd = w->pagemap = w->wake = w->maps = -1;
     w->cost = 1.0;
     int tid, error = sp_wake_open(&w->wake, &tid);
     if (!error)
         error = sp_pagemap_open(&w->pagemap);
+    if (!error)
+        error = maps_init(w);
     /* Nobody registers it before it has its name (H2). */
     sp_lock_acquire(&w->engine->lock);
     if (!error)
@@ -525,6 +541,8 @@ static void worker_deinit(struct sp_worker *w) {
         unused = sp_close(w->uffd);
     if (w->pagemap >= 0)
         unused = sp_close(w->pagemap);
+    if (w->maps >= 0)
+        unused = sp_close(w->maps);
     if (w->wake >= 0)
         unused = sp_close(w->wake);
     (void)unused;

@@ -6,6 +6,7 @@
 #include "os/mapping.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <sys/uio.h>
 
 #include "os/fault.h"
@@ -156,4 +157,33 @@ int sp_remap(uintptr_t source, size_t bytes, uintptr_t target) {
         return fault;
     long r = sp_syscall(SYS_mremap, source, bytes, bytes, MREMAP_MAYMOVE | MREMAP_FIXED, target);
     return r < 0 && r >= -4095 ? (int)r : 0;
+}
+
+int sp_maps_open(int *ret_fd) {
+    int fault = sp_fault("maps_open");
+    if (fault)
+        return fault;
+    long fd = sp_syscall(SYS_openat, AT_FDCWD, "/proc/self/maps", O_RDONLY | O_CLOEXEC);
+    if (fd < 0)
+        return (int)fd;
+    *ret_fd = (int)fd;
+    return 0;
+}
+
+int sp_maps_file(int fd, uintptr_t address, struct sp_file_mapping *ret_mapping) {
+    int fault = sp_fault("maps_file");
+    if (fault)
+        return fault;
+    struct procmap_query query = {
+        .size = sizeof(query), .query_flags = PROCMAP_QUERY_FILE_BACKED_VMA, .query_addr = address};
+    long r = sp_syscall(SYS_ioctl, fd, PROCMAP_QUERY, &query);
+    if (r < 0)
+        return (int)r;
+    *ret_mapping = (struct sp_file_mapping){
+        .start = query.vma_start,
+        .end = query.vma_end,
+        .offset_bytes = query.vma_offset,
+        .shared = query.vma_flags & PROCMAP_QUERY_VMA_SHARED,
+    };
+    return 0;
 }

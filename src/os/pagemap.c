@@ -36,6 +36,9 @@ static const struct query queries[] = {
                            .mask = PAGE_IS_FILE,
                            .any_of = PAGE_IS_PRESENT | PAGE_IS_SWAPPED},
     [SP_PAGEMAP_HUGE] = {.mask = PAGE_IS_PRESENT | PAGE_IS_HUGE},
+    /* Mappings that do not match are passed over as a whole, without a look at their page tables. */
+    [SP_PAGEMAP_WATCHED] = {.mask = PAGE_IS_WPALLOWED},
+    [SP_PAGEMAP_UNWATCHED] = {.inverted = PAGE_IS_WPALLOWED, .mask = PAGE_IS_WPALLOWED},
 };
 
 int sp_pagemap_open(int *ret_fd) {
@@ -60,6 +63,26 @@ static size_t append(struct sp_range *vec, size_t n, const struct page_region *r
     return n;
 }
 
+/* One call: how many ranges it found, or a negative errno. */
+static long scan_once(int fd, const struct query *q, uint64_t start, uint64_t end, struct page_region *vec,
+                      size_t n, uint64_t *ret_next) {
+    struct pm_scan_arg arg = {
+        .size = sizeof(arg),
+        .flags = q->flags,
+        .start = start,
+        .end = end,
+        .vec = (uintptr_t)vec,
+        .vec_len = n,
+        .category_inverted = q->inverted,
+        .category_mask = q->mask,
+        .category_anyof_mask = q->any_of,
+    };
+    long r = sp_syscall(SYS_ioctl, fd, PAGEMAP_SCAN, &arg);
+    if (r >= 0)
+        *ret_next = arg.walk_end;
+    return r;
+}
+
 int sp_pagemap_scan(int fd, enum sp_pagemap_query query, uint64_t start, uint64_t end, struct sp_range *vec,
                     size_t n, size_t *ret_n, uint64_t *ret_next) {
     int fault = sp_fault("pagemap_scan");
@@ -74,27 +97,36 @@ int sp_pagemap_scan(int fd, enum sp_pagemap_query query, uint64_t start, uint64_
     uint64_t next = start;
     while (next < end && filled < n) {
         size_t room = n - filled < BUFFER_REGIONS ? n - filled : BUFFER_REGIONS;
-        struct pm_scan_arg arg = {
-            .size = sizeof(arg),
-            .flags = q->flags,
-            .start = next,
-            .end = end,
-            .vec = (uintptr_t)buffer,
-            .vec_len = room,
-            .category_inverted = q->inverted,
-            .category_mask = q->mask,
-            .category_anyof_mask = q->any_of,
-        };
-        long r = sp_syscall(SYS_ioctl, fd, PAGEMAP_SCAN, &arg);
+        long r = scan_once(fd, q, next, end, buffer, room, &next);
         if (r < 0 && !filled)
             return (int)r;
         if (r < 0)
             break;
         filled = append(vec, filled, buffer, (size_t)r);
-        next = arg.walk_end;
     }
     *ret_n = filled;
     *ret_next = next;
+    return 0;
+}
+
+int sp_pagemap_window(int fd, enum sp_pagemap_query query, uint64_t window, unsigned first, unsigned last,
+                      sp_bits *ret_bits) {
+    int fault = sp_fault("pagemap_window");
+    if (fault)
+        return fault;
+    struct page_region buffer[BUFFER_REGIONS];
+    sp_bits bits = {0};
+    uint64_t base = window * SP_WINDOW_SIZE, next = base + first * SP_PAGE_SIZE;
+    uint64_t end = base + last * SP_PAGE_SIZE;
+    while (next < end) {
+        long r = scan_once(fd, &queries[query], next, end, buffer, BUFFER_REGIONS, &next);
+        if (r < 0)
+            return (int)r;
+        for (long i = 0; i < r; i++)
+            for (uint64_t at = buffer[i].start; at < buffer[i].end; at += SP_PAGE_SIZE)
+                sp_bits_set(&bits, (unsigned)((at - base) >> SP_PAGE_SHIFT));
+    }
+    *ret_bits = bits;
     return 0;
 }
 

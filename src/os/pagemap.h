@@ -22,6 +22,9 @@ enum sp_pagemap_query {
     SP_PAGEMAP_BROKEN,  /* (present or swapped) and not file-backed: in a store mapping, a page that a write
                            made private again */
     SP_PAGEMAP_HUGE,    /* present and mapped by a huge page-table entry */
+    /* Of mappings, whether anything is present in them or not; what is not mapped is in neither. */
+    SP_PAGEMAP_WATCHED,   /* registered WP_ASYNC with a userfaultfd */
+    SP_PAGEMAP_UNWATCHED, /* all others; costs next to nothing where there is none */
 };
 
 /*
@@ -31,6 +34,11 @@ enum sp_pagemap_query {
  */
 SP_WARN_UNUSED int sp_pagemap_scan(int fd, enum sp_pagemap_query query, uint64_t start, uint64_t end,
                                    struct sp_range *vec, size_t n, size_t *ret_n, uint64_t *ret_next);
+
+/* The same for pages [first, last) of a window (address / SP_WINDOW_SIZE), as bits; one call for each 96
+ * ranges. Allocates nothing: may be called between freeze and thaw (I5). */
+SP_WARN_UNUSED int sp_pagemap_window(int fd, enum sp_pagemap_query query, uint64_t window, unsigned first,
+                                     unsigned last, sp_bits *ret_bits);
 
 /* The pages of a window (address / SP_WINDOW_SIZE) that are present and used by this process only (bit 56 of
  * their pagemap entries): not shared by fork. One read. */

@@ -87,8 +87,8 @@ static void flag_note(struct flags *f, unsigned flag) {
     }
 }
 
-/* The strongest reason first: what the memory is, then what may be done with it, then who else uses it: a
- * userfaultfd last, because it may be ours, and nothing else may be wrong then. */
+/* The strongest reason first: what the memory is, then what may be done with it, then who else uses it. Last
+ * a userfaultfd: whoever knows it to be our own need not look for other reasons. */
 static enum sp_eligible judge(const struct sp_smaps *p, const struct flags *f) {
     if (f->special || p->named == SP_SPECIAL)
         return SP_SPECIAL;

@@ -31,7 +31,8 @@
 #define SP_WIRE_NAME_BYTES  16
 #define SP_WIRE_TEXT_BYTES  112
 #define SP_WIRE_STATES_MAX  64
-/* The state of a client that has gone while its family still maps the store; never sent by a client. */
+/* The state of a client that has gone while its family still maps the store, unless the last that it reported
+ * was the reason for which merging ended there; never sent by a client. */
 #define SP_WIRE_STATE_FAMILY UINT32_MAX
 
 /* Pages have 44 bits, and so have places in the store, with room to spare. */

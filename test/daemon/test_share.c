@@ -11,6 +11,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "merge/engine.h"
 #include "os/mapping.h"
 #include "os/proc.h"
 #include "os/socket.h"
@@ -269,6 +270,34 @@ static void test_report_and_status(void **state) {
     free(report);
 }
 
+/* Why merging has ended in a process stays to be seen for as long as the process lives, whether it has merged
+ * anything or not; of one that merely left nothing is. */
+static void test_reason_stays(void **state) {
+    struct sp_report *report = calloc(1, sizeof *report);
+    struct sp_status *s;
+    bool pause;
+    assert_non_null(report);
+    report->state = SP_ENGINE_RUNNING;
+    assert_int_equal(b->ops->report(b, report, &pause), 0);
+    b->ops->close(b);
+    report->state = SP_ENGINE_RAW_CALLS;
+    assert_int_equal(a->ops->report(a, report, &pause), 0);
+    a->ops->close(a);
+    size_t n = 2;
+    for (uint64_t since = 0; n > 1; wait_step(&since)) {
+        assert_int_equal(sp_control_status(d.socket, 30000, &s), 0);
+        n = s->domains[0].n_clients;
+        sp_status_free(s);
+    }
+    sp_sleep_ns(UINT64_C(300000000)); /* longer than between two looks at a token */
+    assert_int_equal(sp_control_status(d.socket, 30000, &s), 0);
+    assert_int_equal(s->domains[0].n_clients, 1);
+    assert_int_equal(s->domains[0].families_waiting, 1);
+    assert_int_equal(s->domains[0].clients[0].state, SP_ENGINE_RAW_CALLS);
+    sp_status_free(s);
+    free(report);
+}
+
 static void test_userfaultfd(void **state) {
     int fd;
     bool forks = false;
@@ -374,6 +403,7 @@ int main(void) {
         TEST(test_release),
         TEST(test_forget),
         TEST(test_report_and_status),
+        TEST(test_reason_stays),
         TEST(test_userfaultfd),
         cmocka_unit_test_setup_teardown(test_store_limit, setup_limited, teardown),
         cmocka_unit_test_setup_teardown(test_guard, setup_guarded, teardown),

@@ -34,6 +34,7 @@ static void rig_open(struct rig *r) {
     must(sp_segment_init(&r->segment), "segment");
     must(sp_map_file(r->segment.fd_shared, 0, SP_SEGMENT_PAGES * PAGE, false, &r->view), "view");
     r->batch.uffd = r->uffd;
+    must(sp_pagemap_open(&r->batch.pagemap), "pagemap");
     r->batch.base = (uintptr_t)r->window;
     r->batch.runs = r->runs;
 }
@@ -43,6 +44,7 @@ static void rig_close(struct rig *r) {
     memory_free(r->batch.scratch, SP_WINDOW_SIZE);
     must(sp_unmap(r->view, SP_SEGMENT_PAGES * PAGE), "unmap view");
     sp_segment_deinit(&r->segment);
+    close(r->batch.pagemap);
     close(r->uffd);
 }
 

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * Moments and limits that the other tests meet by chance only, made to happen: a child in the middle of a
- * batch that puts nothing back, the limit of mappings between the two mappings of one run, a program that
- * forbids itself descriptors, regions that a program protects page by page.
+ * batch that puts nothing back, the limit of mappings between the two mappings of one run, a registration
+ * that the kernel refuses to make again, a program that forbids itself descriptors, regions that a program
+ * protects page by page.
  */
 #include "merge_test.h"
 
@@ -41,6 +42,7 @@ static void rig_open(struct rig *r, uint8_t *window, unsigned slot) {
     r->run = (struct sp_batch_run){
         .slot = slot, .pages = RUN_PAGES, .expected = r->view, .fd = r->segment.fd_shared};
     r->batch.uffd = r->uffd;
+    must(sp_pagemap_open(&r->batch.pagemap), "pagemap");
     r->batch.fork_events = true;
     r->batch.base = (uintptr_t)r->window;
     r->batch.runs = &r->run;
@@ -52,6 +54,7 @@ static void rig_close(struct rig *r) {
     memory_free(r->batch.scratch, SP_WINDOW_SIZE);
     must(sp_unmap(r->view, SP_SEGMENT_PAGES * PAGE), "unmap view");
     sp_segment_deinit(&r->segment);
+    close(r->batch.pagemap);
     close(r->uffd);
 }
 
@@ -227,6 +230,42 @@ static void test_regions_join_again(void **state) {
     memory_free(p, 16 * MIB);
 }
 
+/* ---- a registration that the kernel refuses to make again ---- */
+
+static bool refuse_next, refused;
+
+/* The registration that follows the end of one: of what was frozen and is not merged. */
+static int refuse_rearming(const char *call) {
+    if (!strcmp(call, "uffd_unregister") && !refused)
+        refuse_next = true;
+    if (strcmp(call, "uffd_register") || !refuse_next)
+        return 0;
+    refuse_next = false;
+    refused = true;
+    return -ENOMEM;
+}
+
+/* What is written there is noticed all the same: it is armed anew. */
+static void test_refused_rearming(void **state) {
+    struct engine_rig r;
+    rig_init(&r, NULL);
+    uint8_t *p = memory_new(4 * MIB);
+    memset(p, 0, 64 * PAGE);
+    refuse_next = refused = false;
+    sp_fault_hook = refuse_rearming;
+    rig_add(&r, p, 4 * MIB);
+    assert_true(rig_until(&r, SP_COUNTER_ksm_zero_pages, 64, 64));
+    sp_fault_hook = NULL;
+    assert_true(refused);
+    fill(p, 32, 1);
+    fill(p + 32 * PAGE, 32, 1);
+    assert_true(rig_until(&r, SP_COUNTER_pages_merged, 64, 64));
+    assert_int_equal(wrong_pages(p, 32, 1) + wrong_pages(p + 32 * PAGE, 32, 1), 0);
+    assert_int_equal(sp_engine_state(r.engine), SP_ENGINE_RUNNING);
+    sp_engine_free(r.engine);
+    memory_free(p, 4 * MIB);
+}
+
 /* ---- a program that forbids itself descriptors ---- */
 
 /* A fork waits in the kernel until the worker has read its event, which takes a descriptor. */
@@ -259,9 +298,9 @@ int main(void) {
     require_uffd();
     watchdog(100);
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_clone_before_remap),        cmocka_unit_test(test_clone_of_clone),
-        cmocka_unit_test(test_limit_within_run),          cmocka_unit_test(test_regions_join_again),
-        cmocka_unit_test(test_clone_without_descriptors),
+        cmocka_unit_test(test_clone_before_remap), cmocka_unit_test(test_clone_of_clone),
+        cmocka_unit_test(test_limit_within_run),   cmocka_unit_test(test_regions_join_again),
+        cmocka_unit_test(test_refused_rearming),   cmocka_unit_test(test_clone_without_descriptors),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -221,6 +221,35 @@ static void test_unmerge(void **state) {
     twins_close(&t);
 }
 
+/* MADV_UNMERGEABLE and at once MADV_MERGEABLE: the kernel still knows our userfaultfd there, which is not one
+ * of the program's. What has got another reason in between stays out. */
+static void test_advised_again_at_once(void **state) {
+    struct engine_rig r;
+    rig_init(&r, NULL);
+    uint8_t *a = memory_new(N), *b = memory_new(N);
+    fill(a, PAGES, 1);
+    rig_add(&r, a, N);
+    assert_true(rig_until(&r, SP_COUNTER_pages_unshared, PAGES, PAGES));
+    uint64_t eligible = 0, start = (uintptr_t)a, wiped = start + N / 2;
+    sp_engine_lock(r.engine);
+    sp_engine_remove_locked(r.engine, start, start + N, false);
+    must(sp_advise(wiped, 16 * PAGE, MADV_WIPEONFORK), "wipeonfork");
+    int error = sp_engine_add_locked(r.engine, start, start + N, true, &eligible);
+    sp_engine_unlock(r.engine);
+    must(error, "add");
+    assert_int_equal(eligible, N - 16 * PAGE);
+    fill(b, PAGES, 1);
+    assert_int_equal(rig_add(&r, b, N), N);
+    uint64_t pages = 2 * (PAGES - 16);
+    assert_true(rig_until(&r, SP_COUNTER_pages_merged, pages, pages));
+    assert_int_equal(wrong_pages(a, PAGES, 1) + wrong_pages(b, PAGES, 1), 0);
+    assert_false(page_of_store((uint8_t *)(uintptr_t)wiped));
+    assert_int_equal(sp_engine_state(r.engine), SP_ENGINE_RUNNING);
+    r.engine = sp_engine_free(r.engine);
+    memory_free(a, N);
+    memory_free(b, N);
+}
+
 /* Read-only memory is unmerged too, and stays read-only. */
 static void test_unmerge_protected(void **state) {
     struct twins t;
@@ -466,6 +495,7 @@ int main(void) {
         cmocka_unit_test(test_no_offset_reused),
         cmocka_unit_test(test_unmerge),
         cmocka_unit_test(test_unmerge_protected),
+        cmocka_unit_test(test_advised_again_at_once),
         cmocka_unit_test(test_discard),
         cmocka_unit_test(test_replaced),
         cmocka_unit_test(test_protected_meanwhile),

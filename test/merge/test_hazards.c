@@ -340,6 +340,51 @@ static int unsafe_kernel(void *arg) {
     return declines(&r, SP_ENGINE_UNSAFE_KERNEL);
 }
 
+/* It becomes so while it is merging: swap is switched on. Not more than one question a second. */
+static unsigned kernel_questions;
+
+static int kernel_asked(const char *call) {
+    if (strcmp(call, "proc_kernel"))
+        return 0;
+    __atomic_add_fetch(&kernel_questions, 1, __ATOMIC_RELAXED);
+    return 0;
+}
+
+static int becomes_unsafe(void *arg) {
+    struct engine_rig r;
+    rig_init(&r, NULL);
+    uint8_t *a = memory_new(N), *b = memory_new(N);
+    uint64_t begin = sp_now_ns();
+    kernel_questions = 0;
+    sp_fault_hook = kernel_asked;
+    for (unsigned round = 1; round <= 6; round++) {
+        fill(a, PAGES / 2, round);
+        memcpy(a + N / 2, a, N / 2);
+        rig_add(&r, a, N);
+        CHILD_CHECK(rig_until(&r, SP_COUNTER_pages_merged, round * PAGES, round * PAGES));
+        rig_unmap(&r, a, N);
+        a = memory_new(N);
+    }
+    CHILD_CHECK(kernel_questions <= 2 + (sp_now_ns() - begin) / SECOND_NS);
+    sp_fault_hook = kernel_unknown;
+    sp_sleep_ns(SECOND_NS + SECOND_NS / 4);
+    uint64_t before = rig_counter(&r, SP_COUNTER_pages_merged);
+    fill(b, PAGES / 2, 9);
+    memcpy(b + N / 2, b, N / 2);
+    rig_add(&r, b, N);
+    for (unsigned i = 0; i < 3000 && sp_engine_state(r.engine) == SP_ENGINE_RUNNING; i++)
+        sp_sleep_ns(SECOND_NS / 100);
+    CHILD_CHECK(sp_engine_state(r.engine) == SP_ENGINE_UNSAFE_KERNEL);
+    CHILD_CHECK(rig_counter(&r, SP_COUNTER_pages_merged) == before && !page_of_store(b));
+    CHILD_CHECK(wrong_pages(b, PAGES / 2, 9) == 0);
+    r.engine = sp_engine_free(r.engine);
+    return 0;
+}
+
+static void test_stops_on_kernel_that_becomes_unsafe(void **state) {
+    play(becomes_unsafe);
+}
+
 static void test_declines_unsafe_kernel(void **state) {
     play(unsafe_kernel);
     assert_true(sp_move_is_safe(6 << 16 | 16 << 8, true));
@@ -700,6 +745,7 @@ int main(void) {
         cmocka_unit_test(test_declines_under_filter),
         cmocka_unit_test(test_declines_locked),
         cmocka_unit_test(test_declines_unsafe_kernel),
+        cmocka_unit_test(test_stops_on_kernel_that_becomes_unsafe),
         cmocka_unit_test(test_without_userfaultfd),
         cmocka_unit_test(test_not_eligible),
         cmocka_unit_test(test_own_userfaultfd),

@@ -49,6 +49,7 @@ static void world_open(void) {
     must(sp_map_file(g.segment.fd_shared, 0, SP_SEGMENT_PAGES * PAGE, false, &g.view), "view");
     must(sp_advise((uintptr_t)g.view, SP_SEGMENT_PAGES * PAGE, MADV_DONTFORK), "dontfork");
     g.batch.uffd = g.uffd;
+    must(sp_pagemap_open(&g.batch.pagemap), "pagemap");
     g.batch.fork_events = true;
     g.batch.runs = g.runs;
 }
@@ -63,6 +64,7 @@ static void world_close(void) {
     memory_free(g.batch.scratch, SP_WINDOW_SIZE);
     must(sp_unmap(g.view, SP_SEGMENT_PAGES * PAGE), "unmap view");
     sp_segment_deinit(&g.segment);
+    close(g.batch.pagemap);
     close(g.uffd);
 }
 

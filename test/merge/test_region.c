@@ -70,6 +70,21 @@ static void assert_lookups(const struct sp_regions *r, const struct model *m, ui
     sp_regions_window(r, 0, &bits);
     for (unsigned i = 0; i < SP_WINDOW_PAGES; i++)
         assert_true(sp_bits_get(&bits, i) == (i < PAGES && (m->kind[i] & 9) == 9));
+    sp_regions_armed(r, 0, &bits);
+    for (unsigned i = 0; i < SP_WINDOW_PAGES; i++)
+        assert_true(sp_bits_get(&bits, i) == (i < PAGES && (m->kind[i] & 12) == 12));
+}
+
+/* Whole regions are no longer armed; they stay as many as they are. */
+static void unarm(struct sp_regions *r, struct model *m, unsigned first, unsigned last) {
+    for (size_t k = 0; k < r->n; k++) {
+        uint64_t start = r->items[k].start / PAGE, end = r->items[k].end / PAGE;
+        for (uint64_t i = start; start < last && end > first && i < end; i++)
+            m->kind[i] &= (uint8_t)~4;
+    }
+    size_t n = r->n;
+    sp_regions_unarm(r, first * PAGE, last * PAGE);
+    assert_int_equal(r->n, n);
 }
 
 static void remove_model(struct model *m, unsigned first, unsigned last) {
@@ -98,6 +113,8 @@ static void test_model(void **state) {
                     memset(&m.kind[first], (int)kind_of(&region), last - first);
                 else if (error < 0)
                     assert_true(starving && error == -ENOMEM && ++starved);
+            } else if (random_next(&random) % 16 == 0) {
+                unarm(&r, &m, first, last);
             } else if (random_next(&random) % 2) {
                 int error = sp_regions_cut(&r, first * PAGE);
                 assert_true(error == 0 || (starving && error == -ENOMEM));

@@ -41,6 +41,7 @@ static bool flag;
 static int tid;
 static sp_bits bits;
 static struct sp_range range;
+static struct sp_file_mapping file_mapping;
 static struct sp_segment segment = {-1, -1};
 static struct sp_memory *arena;
 static struct sp_thread thread;
@@ -62,6 +63,8 @@ static uint8_t bytes[32];
     X("advise", sp_advise(0, 0, MADV_NORMAL))                                                                \
     X("protect", sp_protect(0, 0, 0))                                                                        \
     X("remap", sp_remap(0, 0, 0))                                                                            \
+    X("maps_open", sp_maps_open(&fd))                                                                        \
+    X("maps_file", sp_maps_file(-1, 0, &file_mapping))                                                       \
     X("uffd_new", sp_uffd_new(-1, &fd))                                                                      \
     X("uffd_new", sp_uffd_features(-1, &word))                                                               \
     X("uffd_enable", sp_uffd_enable(-1, 0))                                                                  \
@@ -74,6 +77,7 @@ static uint8_t bytes[32];
     X("uffd_read", sp_uffd_read(-1, &fd))                                                                    \
     X("pagemap_open", sp_pagemap_open(&fd))                                                                  \
     X("pagemap_scan", sp_pagemap_scan(-1, SP_PAGEMAP_PEEK, 0, PAGE, &range, 1, &size, &word))                \
+    X("pagemap_window", sp_pagemap_window(-1, SP_PAGEMAP_WATCHED, 0, 0, 1, &bits))                           \
     X("pagemap_exclusive", sp_pagemap_exclusive(-1, (sp_page){0}))                                           \
     X("pagemap_exclusive", sp_pagemap_exclusive_window(-1, 0, &bits))                                        \
     X("wake_open", sp_wake_open(&fd, &tid))                                                                  \

@@ -97,12 +97,45 @@ static void files_are_mapped_shared(void **state) {
     close(fd);
 }
 
+/* What the engine asks where it believes a mapping of the store to be. */
+static void a_mapping_of_a_file_is_known(void **state) {
+    struct sp_segment s;
+    struct sp_file_mapping m;
+    char *p = pages_new(8);
+    int maps;
+    assert_int_equal(sp_segment_init(&s), 0);
+    assert_int_equal(sp_maps_open(&maps), 0);
+    assert_int_equal(sp_map_store(AT(p, 2), 4 * PAGE, s.fd_shared, 12 * PAGE), 0);
+    int r = sp_maps_file(maps, AT(p, 4), &m);
+    if (r == -ENOTTY) {
+        NOT_HERE("this kernel cannot be asked about single mappings");
+    }
+    assert_int_equal(r, 0);
+    assert_int_equal(m.start, AT(p, 2));
+    assert_int_equal(m.end, AT(p, 6));
+    assert_int_equal(m.offset_bytes, 12 * PAGE);
+    assert_false(m.shared);
+    p[4 * PAGE] = 1; /* a page that was written is in it as before */
+    assert_int_equal(sp_maps_file(maps, AT(p, 4), &m), 0);
+    assert_int_equal(m.offset_bytes, 12 * PAGE);
+    assert_int_equal(sp_maps_file(maps, AT(p, 1), &m), -ENOENT);
+    assert_int_equal(sp_maps_file(maps, AT(p, 6), &m), -ENOENT);
+    assert_int_equal(sp_map_fresh(AT(p, 3), PAGE, PROT_READ | PROT_WRITE), 0);
+    assert_int_equal(sp_maps_file(maps, AT(p, 3), &m), -ENOENT);
+    assert_int_equal(sp_maps_file(maps, AT(p, 4), &m), 0);
+    assert_int_equal(m.start, AT(p, 4));
+    assert_int_equal(m.offset_bytes, 14 * PAGE);
+    close(maps);
+    sp_segment_deinit(&s);
+    pages_free(p, 8);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(new_memory_is_aligned),         cmocka_unit_test(fresh_memory_replaces),
-        cmocka_unit_test(the_store_is_mapped_privately),
-        cmocka_unit_test(a_view_shows_the_store), cmocka_unit_test(remap_carries_the_pages),
-        cmocka_unit_test(files_are_mapped_shared),
+        cmocka_unit_test(the_store_is_mapped_privately), cmocka_unit_test(a_view_shows_the_store),
+        cmocka_unit_test(remap_carries_the_pages),       cmocka_unit_test(files_are_mapped_shared),
+        cmocka_unit_test(a_mapping_of_a_file_is_known),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * PAGEMAP_SCAN: which pages are reported and armed, and that neither holes nor mappings of no concern are
- * touched.
+ * PAGEMAP_SCAN: which pages are reported and armed, that neither holes nor mappings of no concern are
+ * touched; and which mappings are watched, as a sign that somebody has replaced them (H1).
  */
 #include "os_test.h"
 
@@ -266,6 +266,130 @@ static void armed_and_zapped_looks_broken(void **state) {
     sp_segment_deinit(&store);
 }
 
+/* ---- watched and unwatched: what the tripwire of H1 rests on ---- */
+
+/* 'w' watched, 'u' unwatched, '-' neither (nothing is mapped there). */
+static char watch_of(size_t page) {
+    sp_bits watched, unwatched;
+    uint64_t window = AT(region, page) / SP_WINDOW_SIZE;
+    unsigned slot = (unsigned)(AT(region, page) % SP_WINDOW_SIZE / PAGE);
+    assert_int_equal(sp_pagemap_window(pagemap, SP_PAGEMAP_WATCHED, window, slot, slot + 1, &watched), 0);
+    assert_int_equal(sp_pagemap_window(pagemap, SP_PAGEMAP_UNWATCHED, window, slot, slot + 1, &unwatched), 0);
+    assert_false(sp_bits_get(&watched, slot) && sp_bits_get(&unwatched, slot));
+    return sp_bits_get(&watched, slot) ? 'w' : sp_bits_get(&unwatched, slot) ? 'u' : '-';
+}
+
+static void assert_watch(size_t first, size_t last, char want) {
+    for (size_t i = first; i < last; i++)
+        if (watch_of(i) != want)
+            fail_msg("page %zu: %c, not %c", i, watch_of(i), want);
+}
+
+/* Before the remap of a batch the pages are in scratch: what tells then must not need them to be there. */
+static void holes_of_watched_mappings_are_watched(void **state) {
+    char *scratch = pages_new(N);
+    size_t moved;
+    assert_int_equal(sp_uffd_register(uffd, AT(scratch, 0), N * PAGE, SP_UFFD_MODE_MISSING), 0);
+    assert_watch(0, N, 'u');
+    watch();
+    assert_watch(0, N, 'w'); /* not a page table yet */
+    pages_fill(region, N, 1);
+    assert_watch(0, N, 'w');
+    assert_int_equal(
+        sp_uffd_register(uffd, AT(region, 64), 64 * PAGE, SP_UFFD_MODE_MISSING | SP_UFFD_MODE_WP), 0);
+    assert_watch(0, N, 'w');
+    assert_int_equal(sp_uffd_move(uffd, AT(scratch, 64), AT(region, 64), 64 * PAGE, &moved), 0);
+    assert_watch(0, N, 'w');
+    assert_int_equal(sp_uffd_unregister(uffd, AT(region, 64), 64 * PAGE), 0);
+    assert_watch(64, 128, 'u');
+    assert_watch(128, N, 'w');
+    /* Neither protection nor advice changes it. */
+    assert_int_equal(sp_protect(AT(region, 0), 8 * PAGE, PROT_NONE), 0);
+    assert_int_equal(sp_advise(AT(region, 8), 8 * PAGE, MADV_DONTNEED), 0);
+    assert_int_equal(sp_advise(AT(region, 16), 8 * PAGE, MADV_DONTFORK), 0);
+    assert_watch(0, 64, 'w');
+    pages_free(scratch, N);
+}
+
+/* Every way of taking a range away or putting another in its place is seen, but one. */
+static void what_was_replaced_is_not_watched(void **state) {
+    struct sp_segment store;
+    char *away = pages_new(N), *left;
+    watch();
+    pages_fill(region, N, 1);
+    assert_int_equal(sp_map_fresh(AT(region, 0), 8 * PAGE, PROT_READ | PROT_WRITE), 0);
+    must(sp_unmap(region + 8 * PAGE, 8 * PAGE), "unmap");
+    assert_int_equal(sp_remap(AT(region, 16), 8 * PAGE, AT(away, 16)), 0);
+    assert_int_equal(sp_segment_init(&store), 0);
+    assert_int_equal(sp_map_store(AT(region, 24), 8 * PAGE, store.fd_shared, 0), 0);
+    assert_watch(0, 8, 'u');
+    assert_watch(8, 24, '-');
+    assert_watch(24, 32, 'u');
+    assert_watch(32, N, 'w');
+    /* At its new place it is ours no more. */
+    sp_bits bits;
+    assert_int_equal(sp_pagemap_window(pagemap, SP_PAGEMAP_WATCHED, AT(away, 16) / SP_WINDOW_SIZE, 0,
+                                       SP_WINDOW_PAGES, &bits),
+                     0);
+    assert_false(sp_bits_get(&bits, (unsigned)(AT(away, 16) % SP_WINDOW_SIZE / PAGE)));
+    /* MREMAP_DONTUNMAP takes the pages and leaves the mapping: not to be seen. */
+    left = mremap(region + 40 * PAGE, 8 * PAGE, 8 * PAGE, MREMAP_MAYMOVE | MREMAP_DONTUNMAP);
+    assert_ptr_not_equal(left, MAP_FAILED);
+    assert_watch(32, N, 'w');
+    must(sp_unmap(left, 8 * PAGE), "unmap");
+    must(sp_map_fresh(AT(region, 8), 16 * PAGE, PROT_READ | PROT_WRITE), "map");
+    sp_segment_deinit(&store);
+    pages_free(away, N);
+}
+
+/* What is put back does not get into what has replaced the range: UFFDIO_MOVE and UFFDIO_COPY refuse. */
+static void nothing_goes_back_into_what_replaced_it(void **state) {
+    struct sp_segment store;
+    char *scratch = pages_new(N), plain[2 * SP_PAGE_SIZE];
+    size_t moved;
+    pages_fill(scratch, 4, 1);
+    assert_int_equal(sp_uffd_register(uffd, AT(scratch, 0), N * PAGE, SP_UFFD_MODE_MISSING), 0);
+    assert_int_equal(sp_uffd_register(uffd, AT(region, 0), N * PAGE, SP_UFFD_MODE_MISSING | SP_UFFD_MODE_WP),
+                     0);
+    assert_int_equal(sp_map_fresh(AT(region, 0), PAGE, PROT_READ | PROT_WRITE), 0);
+    must(sp_unmap(region + PAGE, PAGE), "unmap");
+    assert_int_equal(sp_segment_init(&store), 0);
+    assert_int_equal(sp_map_store(AT(region, 2), PAGE, store.fd_shared, 0), 0);
+    for (size_t i = 0; i < 3; i++) {
+        int r = sp_uffd_move(uffd, AT(region, i), AT(scratch, i), PAGE, &moved);
+        assert_true(r == -EINVAL || r == -ENOENT);
+        assert_int_equal(moved, 0);
+        char *source = plain + (PAGE - (uintptr_t)plain % PAGE);
+        memcpy(source, scratch + i * PAGE, PAGE);
+        assert_int_equal(sp_uffd_copy(uffd, AT(region, i), source, PAGE), -ENOENT);
+    }
+    assert_true(page_is_zero(region) && page_is_zero(region + 2 * PAGE));
+    assert_int_equal(sp_uffd_move(uffd, AT(region, 3), AT(scratch, 3), PAGE, &moved), 0);
+    assert_true(page_is(region + 3 * PAGE, 1, 3));
+    must(sp_map_fresh(AT(region, 0), N * PAGE, PROT_READ | PROT_WRITE), "map");
+    sp_segment_deinit(&store);
+    pages_free(scratch, N);
+}
+
+/* More ranges than fit in the buffer on the stack; only the pages asked about. */
+static void a_window_of_many_ranges(void **state) {
+    sp_bits bits;
+    void *window;
+    assert_int_equal(sp_map_new(SP_WINDOW_SIZE, SP_WINDOW_SIZE, &window), 0);
+    assert_int_equal(sp_uffd_register(uffd, (uintptr_t)window, SP_WINDOW_SIZE, SP_UFFD_MODE_WP), 0);
+    for (unsigned i = 0; i < SP_WINDOW_PAGES; i += 2)
+        must(sp_map_fresh((uintptr_t)window + i * PAGE, PAGE, PROT_READ), "map");
+    uint64_t number = (uintptr_t)window / SP_WINDOW_SIZE;
+    assert_int_equal(sp_pagemap_window(pagemap, SP_PAGEMAP_WATCHED, number, 0, SP_WINDOW_PAGES, &bits), 0);
+    for (unsigned i = 0; i < SP_WINDOW_PAGES; i++)
+        assert_int_equal(sp_bits_get(&bits, i), i % 2);
+    assert_int_equal(sp_pagemap_window(pagemap, SP_PAGEMAP_UNWATCHED, number, 10, 500, &bits), 0);
+    for (unsigned i = 0; i < SP_WINDOW_PAGES; i++)
+        assert_int_equal(sp_bits_get(&bits, i), i % 2 == 0 && i >= 10 && i < 500);
+    assert_int_equal(sp_pagemap_window(-1, SP_PAGEMAP_WATCHED, number, 0, 1, &bits), -EBADF);
+    must(sp_unmap(window, SP_WINDOW_SIZE), "unmap");
+}
+
 static void huge_pages_are_told_apart(void **state) {
     void *p;
     assert_int_equal(sp_map_new(2 * SP_WINDOW_SIZE, SP_WINDOW_SIZE, &p), 0);
@@ -347,6 +471,10 @@ int main(void) {
         TEST(a_huge_sparse_mapping_costs_nothing),
         TEST(broken_pages_are_found),
         TEST(armed_and_zapped_looks_broken),
+        TEST(holes_of_watched_mappings_are_watched),
+        TEST(what_was_replaced_is_not_watched),
+        TEST(nothing_goes_back_into_what_replaced_it),
+        TEST(a_window_of_many_ranges),
         TEST(huge_pages_are_told_apart),
         TEST(exclusive_is_for_present_pages),
         TEST(a_window_tells_its_exclusive_pages),

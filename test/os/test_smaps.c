@@ -70,6 +70,9 @@ static void eligibility_follows_flags_and_names(void **state) {
         {"rw-p " ANON, "", "rd wr mr mw me uw ac", SP_USERFAULTFD},
         {"rw-p " ANON, "", "rd wr mr mw me ui ac", SP_USERFAULTFD},
         {"rw-p " ANON, "", "rd wr mr mw me wf ac", SP_WIPEONFORK},
+        /* Every other reason comes before a userfaultfd, which may be our own. */
+        {"rw-p " ANON, "", "rd wr mr mw me wf uw ac", SP_WIPEONFORK},
+        {"r--p " ANON, "", "rd mr mw me uw ac", SP_PROTECTION},
         {"rw-p " ANON "      [anon:dalvik main space]", "", "rd wr mr mw me ac", SP_NAMED},
         {"rw-p " ANON "      [anon: x]", "", "rd wr mr mw me lo ac", SP_LOCKED},
     };

@@ -60,6 +60,9 @@ void scene_scattered(void);
 void scene_grandchild(void);
 void scene_clones(void);
 void scene_hold(void);
+void scene_raw_replace(void);
+void scene_raw_unmap(void);
+void scene_raw_move(void);
 void scene_direct(const char *directory);
 void scene_fixed(const char *directory);
 

@@ -8,6 +8,7 @@ Each case says which hazard of docs/hazards.md it is about. TAP on standard outp
 """
 
 import errno
+import json
 import os
 import resource
 import shutil
@@ -26,6 +27,7 @@ from core_file import PAGE, CoreFile, page_content
 
 PROGRAM, SHIM, SAMEPAGED = (os.path.abspath(p) for p in sys.argv[1:4])
 DIRECTORIES = "/var/tmp"  # not /tmp: where that is a tmpfs there are no direct reads
+SAMEPAGE = os.path.join(os.path.dirname(SAMEPAGED), "samepage")
 WAIT_S = 180  # for what will happen; no case is about how long it takes
 CORE_PATTERN = "/proc/sys/kernel/core_pattern"
 NOBODY = 65534
@@ -244,6 +246,40 @@ class Family(Case):
         script = HERE + "/python_program.py"
         told = self.finish(self.start(sys.executable, "-B", script))
         self.assertEqual(told, {"forks_bad": 0, "pool_bad": 0, "bad": 0, "left": 0})
+
+
+class RawCalls(Case):
+    """H1: system calls that do not go through the C library. Nothing is lost, and merging ends for good."""
+
+    def state(self, p):
+        """What `samepage status` says about the program."""
+        out = subprocess.run([SAMEPAGE, "status", "--json", "--socket", self.socket], check=True,
+                             stdout=subprocess.PIPE).stdout
+        domain, = json.loads(out)["daemons"][0]["domains"]
+        states = [c["state"] for c in domain["clients"] if c["pid"] == p.pid]
+        return states[0] if states else "not there"
+
+    def play_raw(self, scene, tells):
+        self.daemon_start()
+        p = self.start(PROGRAM, scene)
+        lines = [p.stdout.readline() for _ in range(tells)]
+        state = self.state(p) if all(lines) else "ended"
+        out, err = p.communicate("end\n", timeout=WAIT_S)
+        told = self.told("".join(lines) + out)
+        self.assertEqual((p.returncode, err, told.pop("bad", None)), (0, "", 0), told)
+        self.assertEqual((told["merged_after"], told["threads"]), (0, 1))
+        self.assertIn("system calls that samepage does not see", state)
+        return told
+
+    def test_mapped_over(self):
+        self.assertEqual(self.play_raw("raw_replace", 4)["rounds"], 1)
+
+    def test_unmapped(self):
+        self.assertEqual(self.play_raw("raw_unmap", 4)["rounds"], 1)
+
+    def test_moved(self):
+        """I8: the store pages of what was moved are still in use."""
+        self.play_raw("raw_move", 3)
 
 
 class Device(Case):

@@ -23,8 +23,11 @@ static const struct scene {
     {"grandchild", scene_grandchild, NULL}, /* H6: a family whose oldest member lets go */
     {"clones", scene_clones, NULL},         /* H3: children by raw clone in the middle of batches */
     {"hold", scene_hold, NULL},             /* I7: does what it is told on standard input */
-    {"direct", NULL, scene_direct},         /* O_DIRECT into memory that is being merged */
-    {"fixed", NULL, scene_fixed},           /* H13: buffers registered with io_uring */
+    {"raw_replace", scene_raw_replace, NULL}, /* H1: maps over its memory without the C library */
+    {"raw_unmap", scene_raw_unmap, NULL},     /* H1: unmaps it, and maps new memory there */
+    {"raw_move", scene_raw_move, NULL},       /* I8: moves mappings of the store elsewhere */
+    {"direct", NULL, scene_direct},           /* O_DIRECT into memory that is being merged */
+    {"fixed", NULL, scene_fixed},             /* H13: buffers registered with io_uring */
 };
 
 int main(int argc, char **argv) {
