@@ -359,7 +359,7 @@ void member_gone(struct member *m, uint64_t now_ns) {
 }
 
 static struct sp_query query_of(const struct sp_wire_query *q) {
-    return (struct sp_query){.page = {q->page}, .fp = {q->fp}};
+    return (struct sp_query){.page = {q->page}, .fp = {q->fp}, .probe = {q->probe}};
 }
 
 void member_ask(struct member *m, const struct sp_wire_queries *q, struct sp_wire_answer *ret_answers) {

@@ -111,8 +111,12 @@ static void eligible_pages(struct sp_worker *w, uint64_t number, sp_bits *ret) {
     sp_bits_and(ret, &range);
 }
 
-static void query_add(struct sp_work *work, const struct sp_window *win, unsigned slot, sp_fp fp) {
-    work->queries[work->n++] = (struct sp_query){page_number(win->number, slot), fp};
+/* With its probe where it is asked about as a whole. */
+static void query_add(struct sp_worker *w, const struct sp_window *win, unsigned slot, sp_fp fp) {
+    struct sp_query *q = &w->work.queries[w->work.n++];
+    *q = (struct sp_query){page_number(win->number, slot), fp, {0}};
+    if (sp_fp_whole(fp))
+        q->probe = sp_probe(&w->key, page_memory(win, slot));
 }
 
 /* A candidate is asked about by its probe, unless its probe has misled before. It is no longer fresh. */
@@ -124,9 +128,9 @@ static void fingerprint_candidate(struct sp_worker *w, struct sp_window *win, un
     if (e->settings.v[SP_SETTING_use_zero_pages] && sp_page_is_zero(page))
         sp_bits_set(&w->work.bits.zeros, slot);
     else if (sp_bits_get(&win->misled, slot))
-        query_add(&w->work, win, slot, sp_fingerprint(&w->key, page));
+        query_add(w, win, slot, sp_fingerprint(&w->key, page));
     else
-        query_add(&w->work, win, slot, sp_probe(&w->key, page));
+        query_add(w, win, slot, sp_probe(&w->key, page));
     sp_bits_clear(&win->misled, slot);
 }
 
@@ -144,7 +148,7 @@ static void fingerprint(struct sp_worker *w, struct sp_window *win, const sp_bit
         if (sp_bits_get(candidates, slot))
             fingerprint_candidate(w, win, slot);
         else if (sp_bits_get(&hinted, slot))
-            query_add(&w->work, win, slot, (sp_fp){win->slot[slot]});
+            query_add(w, win, slot, (sp_fp){win->slot[slot]});
     }
     sp_bits_minus(&win->reask, &w->work.bits.eligible);
 }
@@ -261,8 +265,10 @@ static size_t refine_read(struct sp_worker *w, uint64_t number) {
             continue;
         unsigned slot = sp_page_slot(work->queries[i].page);
         if (win && sp_bits_get(&work->bits.eligible, slot)) {
-            work->queries[i].fp = sp_fingerprint(&w->key, page_memory(win, slot));
-            work->publish[n++] = work->queries[i];
+            struct sp_query *q = &work->queries[i];
+            q->fp = sp_fingerprint(&w->key, page_memory(win, slot));
+            q->probe = sp_probe(&w->key, page_memory(win, slot));
+            work->publish[n++] = *q;
         } else {
             work->answers[i].kind = SP_ANSWER_DECLINED;
         }
