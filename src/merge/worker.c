@@ -425,6 +425,7 @@ static void serve_request(struct sp_worker *w, struct sp_request *r) {
         sp_look_written(w, r->start, r->end);
     }
     now_unknow(w, r);
+    pay_debts(w); /* or what is to be forgotten would be what is asked about below */
     sp_look_resident(w, r->start, r->end);
     w->request = r;
     for (unsigned round = 0; round < NOW_ROUNDS_MAX && w->linked && now_round(w, r); round++)
