@@ -159,7 +159,7 @@ static void hinted(struct sp_worker *w, struct sp_window *win) {
     eligible_pages(w, win->number, &w->work.bits.eligible);
     if (w->linked && !w->paused)
         fingerprint(w, win, &none);
-    if (sp_bits_any(&win->fresh) || sp_bits_any(&win->written))
+    if (sp_bits_any(&win->fresh) || sp_bits_any(&win->written) || (w->paused && sp_bits_any(&win->reask)))
         sp_engine_queue(w->engine, win);
 }
 
@@ -308,6 +308,13 @@ static void site_add(struct sp_work *work, unsigned slot, sp_store_page store) {
     work->sites[work->n_sites++] = (struct sp_site){slot, store};
 }
 
+/* It may be read and merged, or will be when it has got back its protection. */
+static bool registered(const struct sp_engine *e, const struct sp_window *win, unsigned slot) {
+    uint64_t at = (uintptr_t)page_memory(win, slot);
+    size_t i = sp_regions_find(&e->regions, at);
+    return i < e->regions.n && e->regions.items[i].start <= at;
+}
+
 /* The page waits in the index, under this fingerprint or probe. */
 static void page_known(struct sp_engine *e, struct sp_window *win, unsigned slot, sp_fp fp) {
     if (!sp_bits_get(&win->known, slot))
@@ -325,6 +332,16 @@ static void page_answered(struct sp_engine *e, struct sp_window *win, unsigned s
         return;
     sp_bits_clear(&win->known, slot);
     e->counters.v[SP_COUNTER_pages_unshared]--;
+}
+
+/* The page is not merged this time, and is to be tried again, also if it may not be read just now. */
+static void page_again(struct sp_engine *e, struct sp_window *win, unsigned slot) {
+    if (!registered(e, win, slot))
+        return;
+    sp_page_unknow(e, win, slot);
+    sp_volatility_failed(&win->volatility[slot]);
+    sp_bits_set(&win->fresh, slot);
+    sp_engine_queue(e, win);
 }
 
 static void sort_answer(struct sp_worker *w, struct sp_window *win, const struct sp_query *q,
@@ -347,13 +364,8 @@ static void sort_answer(struct sp_worker *w, struct sp_window *win, const struct
     }
     if (a->kind == SP_ANSWER_UNKNOWN)
         sp_debts_forget(&e->debts, q->page, q->fp);
-    if (!eligible)
-        return;
-    /* Declined, or no memory to remember it: later again, with patience. */
-    sp_page_unknow(e, win, slot);
-    sp_volatility_failed(&win->volatility[slot]);
-    sp_bits_set(&win->fresh, slot);
-    sp_engine_queue(e, win);
+    if (win) /* declined, no memory to remember it, or not to be read just now: with patience */
+        page_again(e, win, slot);
 }
 
 /* Answers and zeros become sites, in the order of their slots. */
@@ -366,6 +378,8 @@ static void sort(struct sp_worker *w, uint64_t number) {
         if (sp_bits_get(&work->bits.zeros, slot)) {
             if (win && sp_bits_get(&work->bits.eligible, slot))
                 site_add(work, slot, SP_STORE_ZERO);
+            else if (win)
+                page_again(w->engine, win, slot);
         } else if (i < work->n && sp_page_slot(work->queries[i].page) == slot) {
             sort_answer(w, win, &work->queries[i], &work->answers[i]);
             i++;
@@ -380,12 +394,8 @@ static void sort(struct sp_worker *w, uint64_t number) {
 static void site_fail(struct sp_engine *e, struct sp_window *win, unsigned slot, sp_store_page store) {
     if (store.v != SP_STORE_ZERO.v)
         sp_debts_release(&e->debts, store);
-    if (!win)
-        return;
-    sp_page_unknow(e, win, slot); /* the index dropped it when its twin was published */
-    sp_volatility_failed(&win->volatility[slot]);
-    sp_bits_set(&win->fresh, slot);
-    sp_engine_queue(e, win);
+    if (win)
+        page_again(e, win, slot);
 }
 
 /* `pages` pages further on in the store; zeros stay zeros. */
@@ -715,10 +725,11 @@ static void unanswered(struct sp_worker *w, uint64_t number) {
         sp_bits pages = work->bits.zeros;
         for (size_t i = 0; i < work->n; i++)
             sp_bits_set(&pages, sp_page_slot(work->queries[i].page));
-        sp_bits_and(&pages, &work->bits.eligible);
-        sp_bits_or(&win->fresh, &pages);
-        if (sp_bits_any(&pages))
-            sp_engine_queue(w->engine, win);
+        SP_BITS_EACH(&pages, slot) {
+            if (registered(w->engine, win, slot))
+                sp_bits_set(&win->fresh, slot);
+        }
+        sp_engine_queue(w->engine, win);
     }
     sp_engine_unlock(w->engine);
 }
