@@ -512,9 +512,9 @@ static size_t batch_fill(struct sp_worker *w, struct sp_run *runs, size_t n, siz
 static bool prepare_view(struct sp_worker *w, const struct sp_run *run, unsigned pages,
                          struct sp_batch_run *ret) {
     uint8_t *view = w->store_view + run->slot * SP_PAGE_SIZE;
+    w->viewed = true; /* also where it fails: it may be there */
     if (sp_map_view((uintptr_t)view, pages * SP_PAGE_SIZE, ret->fd, ret->offset))
         return false;
-    w->viewed = true;
     ret->expected = view;
     return true;
 }
@@ -543,15 +543,20 @@ static bool batch_prepare(struct sp_worker *w, const struct sp_run *run, unsigne
 }
 
 /* Views are not kept: they would count in the program's resident set, and hold on to a store that nobody else
- * needs any more. Under the lock, because until it is marked anybody could register it (H2). */
+ * needs any more. Under the lock, because until it is marked anybody could register it (H2). What fails is
+ * tried again after the next merge. */
 static void views_drop(struct sp_worker *w) {
+    uintptr_t view = (uintptr_t)w->store_view;
     if (!w->viewed)
         return;
-    w->viewed = false;
     sp_worker_lock(w);
-    if (sp_map_fresh((uintptr_t)w->store_view, SP_WINDOW_SIZE, PROT_READ | PROT_WRITE) ||
-        sp_map_mark(w->store_view, SP_WINDOW_SIZE))
-        w->engine->counters.v[SP_COUNTER_errors]++;
+    int error = sp_map_fresh(view, SP_WINDOW_SIZE, PROT_READ | PROT_WRITE);
+    if (!error)
+        error = sp_map_mark(w->store_view, SP_WINDOW_SIZE);
+    if (!error)
+        error = sp_map_attributes(view, SP_WINDOW_SIZE, SP_ATTR_DONTFORK | SP_ATTR_DONTDUMP);
+    w->viewed = error != 0;
+    w->engine->counters.v[SP_COUNTER_errors] += w->viewed;
     sp_engine_unlock(w->engine);
 }
 

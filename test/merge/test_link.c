@@ -7,6 +7,7 @@
 #include "merge_test.h"
 
 #include "merge/state.h"
+#include "os/proc.h"
 
 #define N     (4 * MIB)
 #define PAGES (N / PAGE)
@@ -456,6 +457,32 @@ static void test_hints_without_userfaultfd(void **state) {
     memory_free(b, N);
 }
 
+/* The window for views is as it was made when they have gone: children and dumps have no use for it. */
+static bool own_attributes(void *ctx, const struct sp_mapping *m) {
+    *(unsigned *)ctx &= m->attributes;
+    return true;
+}
+
+static void test_views_leave_nothing(void **state) {
+    struct engine_rig r;
+    rig_init(&r, wrap);
+    uint8_t *a = memory_new(N);
+    fill(a, PAGES / 2, 1);
+    memcpy(a + N / 2, a, N / 2);
+    rig_add(&r, a, N);
+    assert_true(rig_until(&r, SP_COUNTER_pages_merged, PAGES, PAGES));
+    assert_int_equal(rig_settle(&r), 0);
+    sp_engine_lock(r.engine);
+    uintptr_t view = (uintptr_t)r.engine->worker->store_view;
+    unsigned attributes = SP_ATTR_DONTFORK | SP_ATTR_DONTDUMP;
+    must(sp_proc_mappings(view, view + SP_WINDOW_SIZE, own_attributes, &attributes), "mappings");
+    sp_engine_unlock(r.engine);
+    assert_int_equal(attributes, SP_ATTR_DONTFORK | SP_ATTR_DONTDUMP);
+    assert_false(page_present((void *)view));
+    r.engine = sp_engine_free(r.engine);
+    memory_free(a, N);
+}
+
 int main(void) {
     require_uffd();
     watchdog(250);
@@ -468,6 +495,7 @@ int main(void) {
         cmocka_unit_test(test_protected_between),
         cmocka_unit_test(test_hints_wait),
         cmocka_unit_test(test_hints_without_userfaultfd),
+        cmocka_unit_test(test_views_leave_nothing),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
