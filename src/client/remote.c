@@ -612,6 +612,7 @@ static int remote_hint_fd(struct sp_link *l) {
 }
 
 _Static_assert(sizeof(struct sp_hint) == sizeof(struct sp_wire_hint), "the same two fields");
+_Static_assert(SP_HINT_ALL == SP_WIRE_HINT_ALL, "a hint goes on as it came");
 
 /* What waits here comes first, so that a caller who asks until there is none has them all. */
 static int remote_hints(struct sp_link *l, struct sp_hint *ret_hints, size_t max, size_t *ret_n) {

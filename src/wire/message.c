@@ -204,7 +204,8 @@ static const char *check_hints(const void *message, size_t bytes, size_t n_fds) 
     if (!count_ok(bytes, sizeof *m, m->n, sizeof m->hint[0], SP_WIRE_HINTS_MAX))
         return bad_count;
     for (size_t i = 0; i < m->n; i++)
-        if (m->hint[i].window >= SP_WIRE_PAGE_LIMIT / SP_WINDOW_PAGES)
+        if (m->hint[i].window >= SP_WIRE_PAGE_LIMIT / SP_WINDOW_PAGES &&
+            m->hint[i].window != SP_WIRE_HINT_ALL)
             return bad_page;
     return NULL;
 }

@@ -188,6 +188,9 @@ struct sp_wire_pause {
     uint32_t reserved;
 };
 
+/* As a window: hints were lost, every page that waits for a twin is worth asking about. */
+#define SP_WIRE_HINT_ALL UINT64_MAX
+
 struct sp_wire_hint {
     uint64_t window;
     sp_bits pages;

@@ -438,7 +438,9 @@ static void test_unasked(void **state) {
     sample_hints(&sample, SP_WIRE_HINTS_MAX + 1);
     REFUSED();
     sample_hints(&sample, 4);
-    SET(sp_wire_hints, hint[3].window, UINT64_MAX);
+    SET(sp_wire_hints, hint[3].window, SP_WIRE_HINT_ALL);
+    assert_int_equal(check_exact(&sample), 0);
+    SET(sp_wire_hints, hint[3].window, SP_WIRE_HINT_ALL - 1);
     REFUSED();
     sample_refused(&sample);
     SET(sp_wire_refused, error, 0);
