@@ -59,8 +59,7 @@ struct remote {
     size_t segments_end; /* segments from here on are not open */
     int segment_fd_plus_1[SEGMENTS_MAX];
     struct sp_hint_queue hints;
-    _Alignas(16)
-        uint8_t request[sizeof(struct sp_wire_queries) + SP_WIRE_QUERIES_MAX * sizeof(struct sp_wire_query)];
+    _Alignas(16) uint8_t request[REQUEST_BYTES];
     _Alignas(16) uint8_t reply[SP_WIRE_TO_CLIENT_MAX];
 };
 
@@ -355,7 +354,8 @@ static size_t queries_fill(struct remote *r, const struct sp_query *queries, siz
     m->n = (uint32_t)n;
     m->guessed_wrong = guessed_wrong;
     for (size_t i = 0; i < n; i++)
-        m->query[i] = (struct sp_wire_query){.page = queries[i].page.v, .fp = queries[i].fp.v};
+        m->query[i] = (struct sp_wire_query){
+            .page = queries[i].page.v, .fp = queries[i].fp.v, .probe = queries[i].probe.v};
     return sizeof *m + n * sizeof m->query[0];
 }
 
@@ -615,6 +615,7 @@ static int remote_hint_fd(struct sp_link *l) {
 }
 
 _Static_assert(sizeof(struct sp_hint) == sizeof(struct sp_wire_hint), "the same two fields");
+_Static_assert(SP_HINT_ALL == SP_WIRE_HINT_ALL, "a hint goes on as it came");
 
 /* What waits here comes first, so that a caller who asks until there is none has them all. */
 static int remote_hints(struct sp_link *l, struct sp_hint *ret_hints, size_t max, size_t *ret_n) {

@@ -8,7 +8,9 @@
  *   - a fingerprint or probe that leads to a page of the stable set has no entries in the unstable set;
  *   - the references of a store page are the sum over the ledgers, deferred ones included;
  *   - of the living entries of a fingerprint at most one is pending; where two or more wait and none is
- *     pending, one of them was hinted since (group_settle) or was declined and asks again by itself.
+ *     pending, one of them was hinted since (group_settle) or was declined and asks again by itself;
+ *   - while a page waits under its whole fingerprint, who waited under its probe before has been hinted since
+ *     (probe_end), and who asks by it is told to refine (the sieve).
  */
 #include "core/domain.h"
 #include "core/clients.h"
@@ -256,20 +258,6 @@ static bool probes_trusted(struct sp_domain *d) {
     return d->guesses_wrong <= GUESSES_WRONG_MIN + d->guesses / 16;
 }
 
-/* Everybody who waits under this probe, `own` aside, is hinted, and will be told to refine when it asks
- * again: that is what being pending means here. It stays until it has forgotten its probe, which it does
- * after it was asked about by its whole fingerprint: until then others are told to refine because of it, and
- * from then on because of the sieve. */
-static struct sp_answer refine(struct sp_domain *d, sp_fp probe, const struct sp_group *g, int own) {
-    for (size_t i = 0; i < g->n; i++) {
-        if ((int)i == own)
-            continue;
-        sp_unstable_mark(&d->unstable, probe, g->entry[i], true);
-        hint(d, g->entry[i]);
-    }
-    return (struct sp_answer){SP_ANSWER_REFINE, SP_STORE_NONE};
-}
-
 static struct sp_answer answer_probe(struct sp_domain *d, sp_client client, struct sp_member *m,
                                      struct sp_query q) {
     sp_store_page store;
@@ -279,11 +267,27 @@ static struct sp_answer answer_probe(struct sp_domain *d, sp_client client, stru
     if (trusted && stable)
         return share(d, m, store);
     sp_unstable_group(&d->unstable, q.fp, &g);
-    int own = sp_group_find(&g, client, q.page);
-    bool others = g.n > (size_t)(own >= 0), told = own >= 0 && sp_waiter_pending(g.entry[own]);
-    if (stable || sp_sieve_passes(&d->sieve, q.fp) || (!trusted && (others || told)))
-        return refine(d, q.fp, &g, own);
+    bool others = g.n > (sp_group_find(&g, client, q.page) >= 0);
+    if (stable || sp_sieve_passes(&d->sieve, q.fp) || (!trusted && others))
+        return (struct sp_answer){SP_ANSWER_REFINE, SP_STORE_NONE};
     return (struct sp_answer){remember(d, client, q), SP_STORE_NONE};
+}
+
+/* The page waits under its whole fingerprint now, no longer under its probe. Who still waits there may be its
+ * twin: hinted, they ask again, and are told to refine, because of the sieve. Those who ask from now on are
+ * told so, too, and those who were told and have not come back yet do the same as this page. So it does not
+ * matter why a page is asked about as a whole, nor what happened since that was decided. */
+static void probe_end(struct sp_domain *d, sp_client client, struct sp_query q) {
+    struct sp_group g;
+    if (q.probe.v == 0 || sp_fp_whole(q.probe))
+        return;
+    sp_unstable_group(&d->unstable, q.probe, &g);
+    int own = sp_group_find(&g, client, q.page);
+    if (own >= 0)
+        sp_unstable_remove(&d->unstable, q.probe, g.entry[own]);
+    for (size_t i = 0; i < g.n; i++)
+        if ((int)i != own)
+            hint(d, g.entry[i]);
 }
 
 static struct sp_answer answer(struct sp_domain *d, sp_client client, struct sp_member *m,
@@ -295,7 +299,10 @@ static struct sp_answer answer(struct sp_domain *d, sp_client client, struct sp_
         return answer_probe(d, client, m, q);
     if (sp_stable_find(&d->stable, q.fp, &store))
         return share(d, m, store);
-    return (struct sp_answer){remember(d, client, q), SP_STORE_NONE};
+    enum sp_answer_kind kind = remember(d, client, q);
+    if (kind != SP_ANSWER_DECLINED)
+        probe_end(d, client, q);
+    return (struct sp_answer){kind, SP_STORE_NONE};
 }
 
 void sp_domain_prefetch(const struct sp_domain *d, sp_fp fp) {
@@ -304,14 +311,20 @@ void sp_domain_prefetch(const struct sp_domain *d, sp_fp fp) {
     sp_sieve_prefetch(&d->sieve, fp);
 }
 
+static void prefetch(const struct sp_domain *d, const struct sp_query *q) {
+    sp_domain_prefetch(d, q->fp);
+    if (sp_fp_whole(q->fp))
+        sp_table_prefetch(&d->unstable.table, q->probe);
+}
+
 void sp_domain_ask(struct sp_domain *d, sp_client client, const struct sp_query *queries, size_t n,
                    struct sp_answer *ret_answers) {
     struct sp_member *m = sp_clients_get(&d->clients, client);
     for (size_t i = 0; i < n && i < ASK_AHEAD; i++)
-        sp_domain_prefetch(d, queries[i].fp);
+        prefetch(d, &queries[i]);
     for (size_t i = 0; i < n; i++) {
         if (i + ASK_AHEAD < n)
-            sp_domain_prefetch(d, queries[i + ASK_AHEAD].fp);
+            prefetch(d, &queries[i + ASK_AHEAD]);
         ret_answers[i] = answer(d, client, m, queries[i]);
     }
 }

@@ -45,6 +45,7 @@ struct sp_domain_events {
 struct sp_query {
     sp_page page;
     sp_fp fp;
+    sp_fp probe; /* of a page that is asked about by its whole fingerprint; else of no meaning */
 };
 
 enum sp_answer_kind {
@@ -84,7 +85,7 @@ SP_WARN_UNUSED int sp_domain_client_add(struct sp_domain *d, sp_client *ret_clie
  * sp_domain_guessed_wrong). SP_ANSWER_SHARE is then a guess: whoever finds the bytes to differ gives the
  * reference back and asks by the whole fingerprint. When guesses have been wrong too often, or where the
  * index knows whole fingerprints that the probe may belong to, everybody who may have a twin is told to
- * refine.
+ * refine. Whoever waits under the probe of a page that is asked about as a whole is hinted.
  */
 void sp_domain_ask(struct sp_domain *d, sp_client client, const struct sp_query *queries, size_t n,
                    struct sp_answer *ret_answers);

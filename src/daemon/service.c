@@ -52,12 +52,14 @@ static struct sp_hint_queue *member_hints(struct member *m) {
     return m->hints;
 }
 
-/* The index tells: the page is worth asking about again. A hint that cannot be kept is only a merge that
- * comes later. */
+/* The index tells: the page is worth asking about again. */
 static void on_hint(void *ctx, sp_client client, sp_page page) {
     struct domain *d = ctx;
     struct member *m = client < d->by_client_size ? d->by_client[client] : NULL;
-    if (!m || !m->session || !member_hints(m) || !sp_hint_queue_add_page(m->hints, page) || m->hinted)
+    if (!m || !m->session || !member_hints(m)) /* without memory: a merge that comes later, or never */
+        return;
+    sp_hint_queue_add_page(m->hints, page);
+    if (m->hinted)
         return;
     m->hinted = true;
     m->hinted_next = d->service->hinted;
@@ -361,7 +363,7 @@ void member_gone(struct member *m, uint64_t now_ns) {
 }
 
 static struct sp_query query_of(const struct sp_wire_query *q) {
-    return (struct sp_query){.page = {q->page}, .fp = {q->fp}};
+    return (struct sp_query){.page = {q->page}, .fp = {q->fp}, .probe = {q->probe}};
 }
 
 void member_ask(struct member *m, const struct sp_wire_queries *q, struct sp_wire_answer *ret_answers) {

@@ -52,7 +52,7 @@ void sp_debts_forget(struct sp_debts *d, sp_page page, sp_fp fp) {
             return;
         d->forgets = larger;
     }
-    d->forgets[d->n_forgets++] = (struct sp_query){page, fp};
+    d->forgets[d->n_forgets++] = (struct sp_query){page, fp, {0}};
 }
 
 void sp_debts_clear(struct sp_debts *d) {

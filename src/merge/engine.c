@@ -446,7 +446,7 @@ int sp_engine_protection_locked(struct sp_engine *e, uint64_t start, uint64_t en
         e->regions.items[i].prot = prot;
     sp_regions_join(&e->regions, start, end);
     SP_WINDOWS_EACH(&e->windows, start, end, win) {
-        if (sp_bits_any(&win->fresh))
+        if (sp_bits_any(&win->fresh) || sp_bits_any(&win->reask))
             sp_engine_queue(e, win);
     }
     sp_engine_changed(e);

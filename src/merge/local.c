@@ -50,7 +50,7 @@ struct local {
     uint64_t next_poll_ns;
     struct sp_hint hints[HINTS_MAX];
     size_t n_hints;
-    bool hints_lost;     /* more than fit: their pages are only found again when they change */
+    bool hints_lost;     /* more than fit */
     struct sp_lock lock; /* guards `copied` */
     struct sp_counters copied;
 };

@@ -112,15 +112,15 @@ static void eligible_pages(struct sp_worker *w, uint64_t number, sp_bits *ret) {
 }
 
 /*
- * Whether the candidates may be read: where they were armed they still are, or somebody has unmapped or
+ * Whether the pages may be read: where they were armed they still are, or somebody has unmapped or
  * replaced them unseen (H1), and reading what has gone would kill the process (H22). What happens while they
  * are being read is not noticed.
  */
-static bool may_read(struct sp_worker *w, const struct sp_window *win, const sp_bits *candidates) {
+static bool may_read(struct sp_worker *w, const struct sp_window *win, const sp_bits *pages) {
     struct sp_engine *e = w->engine;
     sp_bits gone, watched;
     sp_regions_armed(&e->regions, win->number, &gone);
-    sp_bits_and(&gone, candidates);
+    sp_bits_and(&gone, pages);
     if (!sp_bits_any(&gone))
         return true;
     unsigned first = sp_bits_next(&gone, 0), last = first;
@@ -137,8 +137,12 @@ static bool may_read(struct sp_worker *w, const struct sp_window *win, const sp_
     return !e->quit;
 }
 
-static void query_add(struct sp_work *work, const struct sp_window *win, unsigned slot, sp_fp fp) {
-    work->queries[work->n++] = (struct sp_query){page_number(win->number, slot), fp};
+/* With its probe where it is asked about as a whole. */
+static void query_add(struct sp_worker *w, const struct sp_window *win, unsigned slot, sp_fp fp) {
+    struct sp_query *q = &w->work.queries[w->work.n++];
+    *q = (struct sp_query){page_number(win->number, slot), fp, {0}};
+    if (sp_fp_whole(fp))
+        q->probe = sp_probe(&w->key, page_memory(win, slot));
 }
 
 /* A candidate is asked about by its probe, unless its probe has misled before. It is no longer fresh. */
@@ -150,27 +154,30 @@ static void fingerprint_candidate(struct sp_worker *w, struct sp_window *win, un
     if (e->settings.v[SP_SETTING_use_zero_pages] && sp_page_is_zero(page))
         sp_bits_set(&w->work.bits.zeros, slot);
     else if (sp_bits_get(&win->misled, slot))
-        query_add(&w->work, win, slot, sp_fingerprint(&w->key, page));
+        query_add(w, win, slot, sp_fingerprint(&w->key, page));
     else
-        query_add(&w->work, win, slot, sp_probe(&w->key, page));
+        query_add(w, win, slot, sp_probe(&w->key, page));
     sp_bits_clear(&win->misled, slot);
 }
 
 /* Pages whose samples are loaded ahead of the one that is read: far enough to hide the memory's delay. */
 #define PROBE_AHEAD 8
 
-/* Reads the candidates and writes the questions. */
+/* Reads the candidates, and known pages that were hinted at, and writes the questions. */
 static void fingerprint(struct sp_worker *w, struct sp_window *win, const sp_bits *candidates) {
-    sp_bits hinted = win->reask;
+    sp_bits hinted = win->reask, pages = *candidates;
     sp_bits_and(&hinted, &win->known);
     sp_bits_and(&hinted, &w->work.bits.eligible);
+    sp_bits_or(&pages, &hinted);
+    if (!may_read(w, win, &pages))
+        return;
     for (unsigned slot = 0; slot < SP_WINDOW_PAGES; slot++) {
         if (slot + PROBE_AHEAD < SP_WINDOW_PAGES && sp_bits_get(candidates, slot + PROBE_AHEAD))
             sp_probe_prefetch(&w->key, page_memory(win, slot + PROBE_AHEAD));
         if (sp_bits_get(candidates, slot))
             fingerprint_candidate(w, win, slot);
         else if (sp_bits_get(&hinted, slot))
-            query_add(&w->work, win, slot, (sp_fp){win->slot[slot]});
+            query_add(w, win, slot, (sp_fp){win->slot[slot]});
     }
     sp_bits_minus(&win->reask, &w->work.bits.eligible);
 }
@@ -181,7 +188,7 @@ static void hinted(struct sp_worker *w, struct sp_window *win) {
     eligible_pages(w, win->number, &w->work.bits.eligible);
     if (w->linked && !w->paused)
         fingerprint(w, win, &none);
-    if (sp_bits_any(&win->fresh) || sp_bits_any(&win->written))
+    if (sp_bits_any(&win->fresh) || sp_bits_any(&win->written) || (w->paused && sp_bits_any(&win->reask)))
         sp_engine_queue(w->engine, win);
 }
 
@@ -232,7 +239,7 @@ static bool choose(struct sp_worker *w, uint64_t number, enum sp_pass_mode mode)
         memset(&candidates, 0, sizeof(candidates));
     if (e->forked && mode != SP_PASS_QUIESCENT)
         drop_forked(w, win, &candidates);
-    if (w->linked && may_read(w, win, &candidates))
+    if (w->linked)
         fingerprint(w, win, &candidates);
     requeue(w, win);
     sp_engine_unlock(e);
@@ -299,7 +306,9 @@ static size_t refine_read(struct sp_worker *w, uint64_t number) {
             continue;
         struct sp_query *q = &work->queries[i];
         if (sp_bits_get(&pages, sp_page_slot(q->page))) {
-            q->fp = sp_fingerprint(&w->key, (const void *)(uintptr_t)(q->page.v << SP_PAGE_SHIFT));
+            const void *page = (const void *)(uintptr_t)(q->page.v << SP_PAGE_SHIFT);
+            q->fp = sp_fingerprint(&w->key, page);
+            q->probe = sp_probe(&w->key, page);
             work->publish[n++] = *q;
         } else {
             work->answers[i].kind = SP_ANSWER_DECLINED;
@@ -340,6 +349,13 @@ static void site_add(struct sp_work *work, unsigned slot, sp_store_page store) {
     work->sites[work->n_sites++] = (struct sp_site){slot, store};
 }
 
+/* It may be read and merged, or will be when it has got back its protection. */
+static bool registered(const struct sp_engine *e, const struct sp_window *win, unsigned slot) {
+    uint64_t at = (uintptr_t)page_memory(win, slot);
+    size_t i = sp_regions_find(&e->regions, at);
+    return i < e->regions.n && e->regions.items[i].start <= at;
+}
+
 /* The page waits in the index, under this fingerprint or probe. */
 static void page_known(struct sp_engine *e, struct sp_window *win, unsigned slot, sp_fp fp) {
     if (!sp_bits_get(&win->known, slot))
@@ -357,6 +373,16 @@ static void page_answered(struct sp_engine *e, struct sp_window *win, unsigned s
         return;
     sp_bits_clear(&win->known, slot);
     e->counters.v[SP_COUNTER_pages_unshared]--;
+}
+
+/* The page is not merged this time, and is to be tried again, also if it may not be read just now. */
+static void page_again(struct sp_engine *e, struct sp_window *win, unsigned slot) {
+    if (!registered(e, win, slot))
+        return;
+    sp_page_unknow(e, win, slot);
+    sp_volatility_failed(&win->volatility[slot]);
+    sp_bits_set(&win->fresh, slot);
+    sp_engine_queue(e, win);
 }
 
 static void sort_answer(struct sp_worker *w, struct sp_window *win, const struct sp_query *q,
@@ -379,13 +405,8 @@ static void sort_answer(struct sp_worker *w, struct sp_window *win, const struct
     }
     if (a->kind == SP_ANSWER_UNKNOWN)
         sp_debts_forget(&e->debts, q->page, q->fp);
-    if (!eligible)
-        return;
-    /* Declined, or no memory to remember it: later again, with patience. */
-    sp_page_unknow(e, win, slot);
-    sp_volatility_failed(&win->volatility[slot]);
-    sp_bits_set(&win->fresh, slot);
-    sp_engine_queue(e, win);
+    if (win) /* declined, no memory to remember it, or not to be read just now: with patience */
+        page_again(e, win, slot);
 }
 
 /* Answers and zeros become sites, in the order of their slots. */
@@ -398,6 +419,8 @@ static void sort(struct sp_worker *w, uint64_t number) {
         if (sp_bits_get(&work->bits.zeros, slot)) {
             if (win && sp_bits_get(&work->bits.eligible, slot))
                 site_add(work, slot, SP_STORE_ZERO);
+            else if (win)
+                page_again(w->engine, win, slot);
         } else if (i < work->n && sp_page_slot(work->queries[i].page) == slot) {
             sort_answer(w, win, &work->queries[i], &work->answers[i]);
             i++;
@@ -412,12 +435,8 @@ static void sort(struct sp_worker *w, uint64_t number) {
 static void site_fail(struct sp_engine *e, struct sp_window *win, unsigned slot, sp_store_page store) {
     if (store.v != SP_STORE_ZERO.v)
         sp_debts_release(&e->debts, store);
-    if (!win)
-        return;
-    sp_page_unknow(e, win, slot); /* the index dropped it when its twin was published */
-    sp_volatility_failed(&win->volatility[slot]);
-    sp_bits_set(&win->fresh, slot);
-    sp_engine_queue(e, win);
+    if (win)
+        page_again(e, win, slot);
 }
 
 /* `pages` pages further on in the store; zeros stay zeros. */
@@ -534,9 +553,9 @@ static size_t batch_fill(struct sp_worker *w, struct sp_run *runs, size_t n, siz
 static bool prepare_view(struct sp_worker *w, const struct sp_run *run, unsigned pages,
                          struct sp_batch_run *ret) {
     uint8_t *view = w->store_view + run->slot * SP_PAGE_SIZE;
+    w->viewed = true; /* also where it fails: it may be there */
     if (sp_map_view((uintptr_t)view, pages * SP_PAGE_SIZE, ret->fd, ret->offset))
         return false;
-    w->viewed = true;
     ret->expected = view;
     return true;
 }
@@ -565,15 +584,20 @@ static bool batch_prepare(struct sp_worker *w, const struct sp_run *run, unsigne
 }
 
 /* Views are not kept: they would count in the program's resident set, and hold on to a store that nobody else
- * needs any more. Under the lock, because until it is marked anybody could register it (H2). */
+ * needs any more. Under the lock, because until it is marked anybody could register it (H2). What fails is
+ * tried again after the next merge. */
 static void views_drop(struct sp_worker *w) {
+    uintptr_t view = (uintptr_t)w->store_view;
     if (!w->viewed)
         return;
-    w->viewed = false;
     sp_worker_lock(w);
-    if (sp_map_fresh((uintptr_t)w->store_view, SP_WINDOW_SIZE, PROT_READ | PROT_WRITE) ||
-        sp_map_mark(w->store_view, SP_WINDOW_SIZE))
-        w->engine->counters.v[SP_COUNTER_errors]++;
+    int error = sp_map_fresh(view, SP_WINDOW_SIZE, PROT_READ | PROT_WRITE);
+    if (!error)
+        error = sp_map_mark(w->store_view, SP_WINDOW_SIZE);
+    if (!error)
+        error = sp_map_attributes(view, SP_WINDOW_SIZE, SP_ATTR_DONTFORK | SP_ATTR_DONTDUMP);
+    w->viewed = error != 0;
+    w->engine->counters.v[SP_COUNTER_errors] += w->viewed;
     sp_engine_unlock(w->engine);
 }
 
@@ -779,10 +803,11 @@ static void unanswered(struct sp_worker *w, uint64_t number) {
         sp_bits pages = work->bits.zeros;
         for (size_t i = 0; i < work->n; i++)
             sp_bits_set(&pages, sp_page_slot(work->queries[i].page));
-        sp_bits_and(&pages, &work->bits.eligible);
-        sp_bits_or(&win->fresh, &pages);
-        if (sp_bits_any(&pages))
-            sp_engine_queue(w->engine, win);
+        SP_BITS_EACH(&pages, slot) {
+            if (registered(w->engine, win, slot))
+                sp_bits_set(&win->fresh, slot);
+        }
+        sp_engine_queue(w->engine, win);
     }
     sp_engine_unlock(w->engine);
 }

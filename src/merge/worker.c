@@ -323,9 +323,11 @@ static void work_through(struct sp_worker *w, bool hinted) {
     }
 }
 
-/* Follows hints between two looks. */
+/* Follows hints between two looks. Where nothing can be merged they wait: the answers would be references to
+ * pages that nobody maps. */
 static void worker_hinted(struct sp_worker *w) {
-    work_through(w, true);
+    if (w->uffd >= 0)
+        work_through(w, true);
     pay_debts(w);
 }
 
@@ -428,6 +430,7 @@ static void serve_request(struct sp_worker *w, struct sp_request *r) {
         sp_look_written(w, r->start, r->end);
     }
     now_unknow(w, r);
+    pay_debts(w); /* or what is to be forgotten would be what is asked about below */
     sp_look_resident(w, r->start, r->end);
     w->request = r;
     for (unsigned round = 0; round < NOW_ROUNDS_MAX && w->linked && now_round(w, r); round++)
@@ -453,7 +456,7 @@ static void serve_requests(struct sp_worker *w) {
             e->requests = r->next;
         sp_engine_unlock(e);
         if (!r) {
-            if (served && w->linked && w->uffd >= 0)
+            if (served && w->linked)
                 worker_hinted(w); /* what the index hinted at lies outside the ranges asked for */
             return;
         }

@@ -24,29 +24,36 @@ static void bits_join(sp_bits *into, const sp_bits *from) {
         into->w[i] |= from->w[i];
 }
 
-bool sp_hint_queue_add(struct sp_hint_queue *q, uint64_t window, const sp_bits *pages) {
+void sp_hint_queue_add(struct sp_hint_queue *q, uint64_t window, const sp_bits *pages) {
+    if (q->lost)
+        return;
     uint32_t *place = index_find(q, window);
     /* An entry before head was taken already: the window gets a new one. */
     if (*place > q->head) {
         bits_join(&q->entry[*place - 1].pages, pages);
-        return true;
+        return;
     }
-    if (q->count == SP_HINT_QUEUE_WINDOWS) {
-        q->dropped += sp_bits_count(pages);
-        return false;
+    if (window == SP_WIRE_HINT_ALL || q->count == SP_HINT_QUEUE_WINDOWS) {
+        sp_hint_queue_clear(q);
+        q->lost = true;
+        return;
     }
     q->entry[q->count] = (struct sp_wire_hint){.window = window, .pages = *pages};
     *place = ++q->count;
-    return true;
 }
 
-bool sp_hint_queue_add_page(struct sp_hint_queue *q, sp_page page) {
+void sp_hint_queue_add_page(struct sp_hint_queue *q, sp_page page) {
     sp_bits bits = {{0}};
     sp_bits_set(&bits, sp_page_slot(page));
-    return sp_hint_queue_add(q, sp_page_window(page), &bits);
+    sp_hint_queue_add(q, sp_page_window(page), &bits);
 }
 
 size_t sp_hint_queue_take(struct sp_hint_queue *q, struct sp_wire_hint *ret_hints, size_t max) {
+    if (q->lost) {
+        sp_hint_queue_clear(q);
+        *ret_hints = (struct sp_wire_hint){.window = SP_WIRE_HINT_ALL};
+        return 1;
+    }
     size_t n = q->count - q->head;
     if (n > max)
         n = max;
@@ -61,4 +68,5 @@ void sp_hint_queue_clear(struct sp_hint_queue *q) {
     if (q->count)
         memset(q->index, 0, sizeof q->index);
     q->head = q->count = 0;
+    q->lost = false;
 }

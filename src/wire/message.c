@@ -87,7 +87,7 @@ static const char *check_queries(const void *message, size_t bytes, size_t n_fds
     for (size_t i = 0; i < m->n; i++) {
         if (m->query[i].page >= SP_WIRE_PAGE_LIMIT)
             return bad_page;
-        if (!m->query[i].fp)
+        if (!m->query[i].fp || sp_fp_whole((sp_fp){m->query[i].probe}))
             return bad_fp;
     }
     return NULL;
@@ -204,7 +204,8 @@ static const char *check_hints(const void *message, size_t bytes, size_t n_fds) 
     if (!count_ok(bytes, sizeof *m, m->n, sizeof m->hint[0], SP_WIRE_HINTS_MAX))
         return bad_count;
     for (size_t i = 0; i < m->n; i++)
-        if (m->hint[i].window >= SP_WIRE_PAGE_LIMIT / SP_WINDOW_PAGES)
+        if (m->hint[i].window >= SP_WIRE_PAGE_LIMIT / SP_WINDOW_PAGES &&
+            m->hint[i].window != SP_WIRE_HINT_ALL)
             return bad_page;
     return NULL;
 }

@@ -21,7 +21,7 @@
 #include "core/types.h"
 
 #define SP_WIRE_MAGIC   UINT32_C(0x47504d53) /* "SMPG" */
-#define SP_WIRE_VERSION 2
+#define SP_WIRE_VERSION 3
 
 /* Most of everything that comes in numbers, in one message. */
 #define SP_WIRE_QUERIES_MAX SP_WINDOW_PAGES
@@ -93,6 +93,7 @@ struct sp_wire_welcome {
 struct sp_wire_query {
     uint64_t page;
     uint64_t fp;
+    uint64_t probe; /* ASK by a whole fingerprint; else 0 */
 };
 
 /* ASK and FORGET. */
@@ -187,6 +188,9 @@ struct sp_wire_pause {
     uint32_t pause; /* 0 or 1 */
     uint32_t reserved;
 };
+
+/* As a window: hints were lost, every page that waits for a twin is worth asking about. */
+#define SP_WIRE_HINT_ALL UINT64_MAX
 
 struct sp_wire_hint {
     uint64_t window;

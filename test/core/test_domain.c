@@ -72,6 +72,11 @@ static struct sp_query probing(uint64_t page, uint64_t fp) {
     return (struct sp_query){{page}, {fp << 40 | fp << 1}};
 }
 
+/* The same page, asked about as a whole because its probe was not enough. */
+static struct sp_query refined(uint64_t page, uint64_t fp) {
+    return (struct sp_query){{page}, query(page, fp).fp, probing(page, fp).fp};
+}
+
 static sp_fp probe_of(struct sp_query q) {
     return (sp_fp){q.fp.v & ~UINT64_C(1)};
 }
@@ -608,10 +613,10 @@ static void wrong_guesses_end_the_trust_in_probes(void **state) {
     expect(w.a, probing(4, 9), SP_ANSWER_REFINE);
     assert_true(ask(w.a, query(4, 9)).store.v == stable.v);
     expect(w.b, probing(2, 7), SP_ANSWER_REFINE);
+    expect(w.b, refined(2, 7), SP_ANSWER_UNKNOWN);
     assert_true(was_hinted(w.a, 1));
-    expect(w.a, probing(1, 7), SP_ANSWER_REFINE); /* also before the other one has refined */
-    expect(w.b, query(2, 7), SP_ANSWER_UNKNOWN);
-    expect(w.a, query(1, 7), SP_ANSWER_SEND);
+    expect(w.a, probing(1, 7), SP_ANSWER_REFINE);
+    expect(w.a, refined(1, 7), SP_ANSWER_SEND);
     sp_store_page store = publish(w.a, query(1, 7));
     assert_true(was_hinted(w.b, 2));
     struct sp_answer a = ask(w.b, query(2, 7));
@@ -627,14 +632,32 @@ static void right_guesses_win_it_back(void **state) {
         assert_true(tries++ < 10000);
 }
 
-/* Who waits under a probe is found by later ones also where the sieve alone would have told them to refine.
- */
-static void a_waiter_is_hinted_though_the_sieve_passes(void **state) {
+/* Whatever made a page be asked about as a whole: here its probe has misled it, or another that has gone
+ * since let the sieve pass. */
+static void who_waits_under_the_probe_of_a_whole_is_hinted(void **state) {
     expect(w.a, probing(1, 7), SP_ANSWER_UNKNOWN);
-    expect(w.b, resembling(9, 7, 1), SP_ANSWER_UNKNOWN);
-    expect(w.c, probing(3, 7), SP_ANSWER_REFINE);
+    expect(w.b, refined(2, 7), SP_ANSWER_UNKNOWN);
     assert_true(was_hinted(w.a, 1));
     expect(w.a, probing(1, 7), SP_ANSWER_REFINE);
+    expect(w.a, refined(1, 7), SP_ANSWER_SEND);
+    assert_true(sp_domain_unstable(w.d) == 2); /* no longer under its probe */
+}
+
+/* One that asks while it is only being found out whether it has a twin is the second of the two. */
+static void one_that_asks_between_refine_and_the_whole_is_hinted(void **state) {
+    expect(w.c, query(9, 7), SP_ANSWER_UNKNOWN);
+    expect(w.b, probing(2, 7), SP_ANSWER_REFINE);
+    struct sp_query gone = query(9, 7);
+    sp_domain_forget(w.d, w.c, &gone, 1);
+    expect(w.a, probing(1, 7), SP_ANSWER_UNKNOWN);
+    expect(w.b, refined(2, 7), SP_ANSWER_UNKNOWN);
+    assert_true(was_hinted(w.a, 1));
+}
+
+static void the_probe_of_a_whole_must_be_one(void **state) {
+    expect(w.a, query(1, 8), SP_ANSWER_UNKNOWN);
+    expect(w.b, (struct sp_query){{2}, query(2, 7).fp, query(2, 8).fp}, SP_ANSWER_UNKNOWN);
+    assert_false(was_hinted(w.a, 1));
 }
 
 /* Two contents with one probe: by the probe the older is found, and when it has gone nobody is told that
@@ -727,7 +750,9 @@ int main(void) {
         domain_test(whole_waiters_are_hinted_by_a_probes_publication),
         domain_test(wrong_guesses_end_the_trust_in_probes),
         domain_test(right_guesses_win_it_back),
-        domain_test(a_waiter_is_hinted_though_the_sieve_passes),
+        domain_test(who_waits_under_the_probe_of_a_whole_is_hinted),
+        domain_test(one_that_asks_between_refine_and_the_whole_is_hinted),
+        domain_test(the_probe_of_a_whole_must_be_one),
         domain_test(a_hidden_page_is_found_by_refining),
         domain_test(the_sieve_empties),
         domain_test(the_sieve_does_not_overflow),

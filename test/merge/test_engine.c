@@ -465,6 +465,26 @@ static void test_merge_quiescent(void **state) {
     merge_now(true);
 }
 
+/* What was asked about at once, and has no twin, is found by one that comes later. */
+static void test_known_after_merge_now(void **state) {
+    struct engine_rig r;
+    struct sp_merge_result result;
+    rig_init(&r, NULL);
+    uint8_t *a = memory_new(N), *b = memory_new(N);
+    fill(a, PAGES, 1);
+    fill(b, PAGES, 1);
+    rig_add(&r, a, N);
+    assert_true(rig_until(&r, SP_COUNTER_pages_unshared, PAGES, PAGES));
+    assert_int_equal(sp_engine_merge(r.engine, (uintptr_t)a, (uintptr_t)a + N, false, &result), 0);
+    rig_add(&r, b, N);
+    assert_true(rig_until(&r, SP_COUNTER_pages_merged, 2 * PAGES, 2 * PAGES));
+    assert_int_equal(rig_counter(&r, SP_COUNTER_pages_unshared), 0);
+    assert_int_equal(wrong_pages(a, PAGES, 1) + wrong_pages(b, PAGES, 1), 0);
+    r.engine = sp_engine_free(r.engine);
+    memory_free(a, N);
+    memory_free(b, N);
+}
+
 /* Wrongly aligned twins still share, page by page. */
 static void test_scattered(void **state) {
     struct engine_rig r;
@@ -502,6 +522,7 @@ int main(void) {
         cmocka_unit_test(test_stop_at_any_moment),
         cmocka_unit_test(test_merge_now),
         cmocka_unit_test(test_merge_quiescent),
+        cmocka_unit_test(test_known_after_merge_now),
         cmocka_unit_test(test_scattered),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

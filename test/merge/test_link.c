@@ -7,6 +7,7 @@
 #include "merge_test.h"
 
 #include "merge/state.h"
+#include "os/proc.h"
 
 #define N     (4 * MIB)
 #define PAGES (N / PAGE)
@@ -22,6 +23,11 @@ static struct wrapper {
     uint64_t opened;
     void (*between)(void); /* after an answer with references, before the engine sees it */
     void (*before_release)(const struct sp_store_run *runs, size_t n);
+    bool no_userfaultfd;
+    uint64_t pause;       /* merging is to pause; + 2 for each report that said so */
+    const uint8_t *hint;  /* hint at all pages of its window, once */
+    const uint8_t *watch; /* questions about pages of its window */
+    uint64_t asked;       /* are counted here */
 } wrapper;
 
 /* True: this call fails. */
@@ -46,15 +52,25 @@ static void w_free(struct sp_link *l) {
     wrapper.inner->ops->free(wrapper.inner);
 }
 static int w_userfaultfd(struct sp_link *l, int *fd, bool *fork_events) {
+    if (wrapper.no_userfaultfd)
+        return -EPERM;
     return failing() ? -ENOTCONN : wrapper.inner->ops->userfaultfd(wrapper.inner, fd, fork_events);
 }
+static uint64_t window_of(const uint8_t *p) {
+    return (uintptr_t)p / SP_WINDOW_SIZE;
+}
+
 static int w_ask(struct sp_link *l, const struct sp_query *q, size_t n, struct sp_answer *a) {
     if (failing())
         return -ENOTCONN;
     int error = wrapper.inner->ops->ask(wrapper.inner, q, n, a);
     bool shares = false;
-    for (size_t i = 0; !error && i < n; i++)
+    const uint8_t *watch = __atomic_load_n(&wrapper.watch, __ATOMIC_ACQUIRE);
+    for (size_t i = 0; !error && i < n; i++) {
         shares |= a[i].kind == SP_ANSWER_SHARE;
+        if (watch && sp_page_window(q[i].page) == window_of(watch))
+            __atomic_fetch_add(&wrapper.asked, 1, __ATOMIC_RELAXED);
+    }
     if (shares && wrapper.between)
         wrapper.between();
     return error;
@@ -77,13 +93,28 @@ static int w_segment(struct sp_link *l, uint64_t s, int *fd) {
     return failing() ? -ENOTCONN : wrapper.inner->ops->segment(wrapper.inner, s, fd);
 }
 static int w_report(struct sp_link *l, const struct sp_report *r, bool *pause) {
-    return failing() ? -ENOTCONN : wrapper.inner->ops->report(wrapper.inner, r, pause);
+    if (failing())
+        return -ENOTCONN;
+    int error = wrapper.inner->ops->report(wrapper.inner, r, pause);
+    if (__atomic_load_n(&wrapper.pause, __ATOMIC_RELAXED) & 1) {
+        *pause = true;
+        __atomic_fetch_add(&wrapper.pause, 2, __ATOMIC_RELAXED);
+    }
+    return error;
 }
 static int w_hint_fd(struct sp_link *l) {
     return wrapper.inner->ops->hint_fd(wrapper.inner);
 }
 static int w_hints(struct sp_link *l, struct sp_hint *h, size_t max, size_t *n) {
-    return failing() ? -ENOTCONN : wrapper.inner->ops->hints(wrapper.inner, h, max, n);
+    if (failing())
+        return -ENOTCONN;
+    const uint8_t *hint = max ? __atomic_exchange_n(&wrapper.hint, NULL, __ATOMIC_ACQ_REL) : NULL;
+    if (!hint)
+        return wrapper.inner->ops->hints(wrapper.inner, h, max, n);
+    *h = (struct sp_hint){.window = window_of(hint)};
+    memset(&h->pages, 0xff, sizeof(h->pages));
+    *n = 1;
+    return 0;
 }
 static void w_forked(struct sp_link *l) {
     wrapper.inner->ops->forked(wrapper.inner);
@@ -304,6 +335,154 @@ static void test_changed_before_remap(void **state) {
     memory_free(b, N);
 }
 
+/* ---- pages that cannot be worked on when it is their turn ---- */
+
+static uint8_t *protect_memory; /* to be protected between answer and remap */
+static struct engine_rig *protect_rig;
+
+static void protection(struct engine_rig *r, uint8_t *p, int prot) {
+    sp_engine_lock(r->engine);
+    must(sp_engine_protection_locked(r->engine, (uintptr_t)p, (uintptr_t)p + N, prot), "protection");
+    must(sp_protect((uintptr_t)p, N, prot), "protect");
+    sp_engine_unlock(r->engine);
+}
+
+static void becomes_protected(void) {
+    uint8_t *p = __atomic_exchange_n(&protect_memory, NULL, __ATOMIC_ACQ_REL);
+    if (p)
+        protection(protect_rig, p, PROT_READ);
+}
+
+/* Until the worker has passed through everything some times more. */
+static void passes(struct engine_rig *r, uint64_t n) {
+    uint64_t scans = rig_counter(r, SP_COUNTER_full_scans);
+    assert_true(rig_until(r, SP_COUNTER_full_scans, scans + n, UINT64_MAX));
+}
+
+/* Pages that became read-only between the answer and the remap are merged when they are writable again. */
+static void test_protected_between(void **state) {
+    struct engine_rig r;
+    rig_init(&r, wrap);
+    uint8_t *a = memory_new(N), *b = memory_new(N);
+    fill(a, PAGES / 2, 1);
+    memcpy(a + N / 2, a, N / 2);
+    fill(b, PAGES / 2, 1);
+    memcpy(b + N / 2, b, N / 2);
+    rig_add(&r, a, N);
+    assert_true(rig_until(&r, SP_COUNTER_pages_merged, PAGES, PAGES));
+    protect_rig = &r;
+    wrapper.between = becomes_protected;
+    __atomic_store_n(&protect_memory, b, __ATOMIC_RELEASE);
+    rig_add(&r, b, N);
+    passes(&r, 8);
+    assert_null(protect_memory);
+    assert_int_equal(rig_counter(&r, SP_COUNTER_pages_merged), PAGES);
+    protection(&r, b, PROT_READ | PROT_WRITE);
+    assert_true(rig_until(&r, SP_COUNTER_pages_merged, 2 * PAGES, 2 * PAGES));
+    assert_int_equal(wrong_pages(b, PAGES / 2, 1) + wrong_pages(b + N / 2, PAGES / 2, 1), 0);
+    r.engine = sp_engine_free(r.engine);
+    memory_free(a, N);
+    memory_free(b, N);
+}
+
+/* True: all pages of the first window of `p` were asked about since `asked` was reset. */
+static bool asked_within(double seconds) {
+    for (unsigned i = 0; i < seconds * 100; i++) {
+        if (__atomic_load_n(&wrapper.asked, __ATOMIC_RELAXED) >= SP_WINDOW_PAGES)
+            return true;
+        sp_sleep_ns(SECOND_NS / 100);
+    }
+    return false;
+}
+
+static void hint_at(const uint8_t *p) {
+    __atomic_store_n(&wrapper.asked, 0, __ATOMIC_RELAXED);
+    __atomic_store_n(&wrapper.watch, p, __ATOMIC_RELEASE);
+    __atomic_store_n(&wrapper.hint, p, __ATOMIC_RELEASE);
+    while (__atomic_load_n(&wrapper.hint, __ATOMIC_ACQUIRE))
+        sp_sleep_ns(SECOND_NS / 1000);
+}
+
+/* Hints for pages that are read-only, or while merging is paused, are followed when that has ended. */
+static void test_hints_wait(void **state) {
+    struct engine_rig r;
+    rig_init(&r, wrap);
+    uint8_t *a = memory_new(N);
+    fill(a, PAGES, 1);
+    rig_add(&r, a, N);
+    assert_true(rig_until(&r, SP_COUNTER_pages_unshared, PAGES, PAGES));
+    hint_at(a);
+    assert_true(asked_within(10));
+
+    protection(&r, a, PROT_READ);
+    hint_at(a);
+    passes(&r, 4);
+    assert_int_equal(wrapper.asked, 0);
+    protection(&r, a, PROT_READ | PROT_WRITE);
+    assert_true(asked_within(10));
+
+    __atomic_store_n(&wrapper.pause, 1, __ATOMIC_RELAXED);
+    while (__atomic_load_n(&wrapper.pause, __ATOMIC_RELAXED) < 3)
+        sp_sleep_ns(SECOND_NS / 100);
+    hint_at(a);
+    passes(&r, 4);
+    __atomic_store_n(&wrapper.pause, 0, __ATOMIC_RELAXED);
+    assert_true(asked_within(10));
+    r.engine = sp_engine_free(r.engine);
+    memory_free(a, N);
+}
+
+/* Without a userfaultfd only quiescent memory is merged, when its owner says so: a hint must not take
+ * references to pages that nobody will map. */
+static void test_hints_without_userfaultfd(void **state) {
+    struct engine_rig r;
+    struct sp_merge_result result;
+    rig_init(&r, wrap);
+    wrapper.no_userfaultfd = true;
+    uint8_t *a = memory_new(N), *b = memory_new(N);
+    fill(a, PAGES, 1);
+    fill(b, PAGES, 1);
+    rig_add(&r, a, N);
+    rig_add(&r, b, N);
+    assert_int_equal(sp_engine_merge(r.engine, (uintptr_t)a, (uintptr_t)a + N, true, &result), 0);
+    assert_int_equal(sp_engine_merge(r.engine, (uintptr_t)b, (uintptr_t)b + N, true, &result), 0);
+    assert_int_equal(rig_counter(&r, SP_COUNTER_pages_shared), PAGES);
+    hint_at(a);
+    assert_false(asked_within(0.3));
+    assert_int_equal(rig_counter(&r, SP_COUNTER_pages_sharing), 0);
+    assert_int_equal(sp_engine_merge(r.engine, (uintptr_t)a, (uintptr_t)a + N, true, &result), 0);
+    assert_int_equal(rig_counter(&r, SP_COUNTER_pages_sharing), PAGES);
+    r.engine = sp_engine_free(r.engine);
+    memory_free(a, N);
+    memory_free(b, N);
+}
+
+/* The window for views is as it was made when they have gone: children and dumps have no use for it. */
+static bool own_attributes(void *ctx, const struct sp_mapping *m) {
+    *(unsigned *)ctx &= m->attributes;
+    return true;
+}
+
+static void test_views_leave_nothing(void **state) {
+    struct engine_rig r;
+    rig_init(&r, wrap);
+    uint8_t *a = memory_new(N);
+    fill(a, PAGES / 2, 1);
+    memcpy(a + N / 2, a, N / 2);
+    rig_add(&r, a, N);
+    assert_true(rig_until(&r, SP_COUNTER_pages_merged, PAGES, PAGES));
+    assert_int_equal(rig_settle(&r), 0);
+    sp_engine_lock(r.engine);
+    uintptr_t view = (uintptr_t)r.engine->worker->store_view;
+    unsigned attributes = SP_ATTR_DONTFORK | SP_ATTR_DONTDUMP;
+    must(sp_proc_mappings(view, view + SP_WINDOW_SIZE, own_attributes, &attributes), "mappings");
+    sp_engine_unlock(r.engine);
+    assert_int_equal(attributes, SP_ATTR_DONTFORK | SP_ATTR_DONTDUMP);
+    assert_false(page_present((void *)view));
+    r.engine = sp_engine_free(r.engine);
+    memory_free(a, N);
+}
+
 int main(void) {
     require_uffd();
     watchdog(250);
@@ -313,6 +492,10 @@ int main(void) {
         cmocka_unit_test(test_nothing_owed_to_another_index),
         cmocka_unit_test(test_references_before_offsets),
         cmocka_unit_test(test_changed_before_remap),
+        cmocka_unit_test(test_protected_between),
+        cmocka_unit_test(test_hints_wait),
+        cmocka_unit_test(test_hints_without_userfaultfd),
+        cmocka_unit_test(test_views_leave_nothing),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

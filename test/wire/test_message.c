@@ -314,6 +314,11 @@ static void test_queries(void **state) {
         sample_queries(&sample, types[i], 4);
         SET(sp_wire_queries, query[3].fp, 0);
         REFUSED();
+        sample_queries(&sample, types[i], 4);
+        SET(sp_wire_queries, query[3].probe, 2);
+        assert_int_equal(check_exact(&sample), 0);
+        SET(sp_wire_queries, query[3].probe, 3);
+        REFUSED();
     }
 }
 
@@ -433,7 +438,9 @@ static void test_unasked(void **state) {
     sample_hints(&sample, SP_WIRE_HINTS_MAX + 1);
     REFUSED();
     sample_hints(&sample, 4);
-    SET(sp_wire_hints, hint[3].window, UINT64_MAX);
+    SET(sp_wire_hints, hint[3].window, SP_WIRE_HINT_ALL);
+    assert_int_equal(check_exact(&sample), 0);
+    SET(sp_wire_hints, hint[3].window, SP_WIRE_HINT_ALL - 1);
     REFUSED();
     sample_refused(&sample);
     SET(sp_wire_refused, error, 0);
@@ -501,7 +508,8 @@ static void assert_usable(const struct sample *s) {
         assert_ptr_equal(sp_wire_publish_contents(m) + contents * SP_PAGE_SIZE, s->data + s->bytes);
     }
     if (h->type == SP_WIRE_ASK)
-        assert_int_equal(sizeof(struct sp_wire_queries) + ((const struct sp_wire_queries *)h)->n * 16,
+        assert_int_equal(sizeof(struct sp_wire_queries) +
+                             ((const struct sp_wire_queries *)h)->n * sizeof(struct sp_wire_query),
                          s->bytes);
 }
 
