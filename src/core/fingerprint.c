@@ -34,13 +34,15 @@ static uint64_t page_hash(const struct sp_key *key, const void *page) {
 #define LINE_BYTES 64
 #define LINES      (SP_PAGE_SIZE / LINE_BYTES)
 #define SAMPLES    4
+/* Less than a line each: XXH3 has a shorter way for up to 240 bytes. */
+#define SAMPLE_BYTES 56
 
-/* Where the samples of a probe are. */
+/* Where the samples of a probe are: the page's first bytes, its last, and the beginnings of two lines. */
 static void sample_places(const struct sp_key *key, size_t ret_offset[SAMPLES]) {
     ret_offset[0] = 0;
     ret_offset[1] = (1 + key->secret[0] % (LINES - 2)) * LINE_BYTES;
     ret_offset[2] = (1 + key->secret[1] % (LINES - 2)) * LINE_BYTES;
-    ret_offset[3] = (LINES - 1) * LINE_BYTES;
+    ret_offset[3] = SP_PAGE_SIZE - SAMPLE_BYTES;
 }
 
 void sp_probe_prefetch(const struct sp_key *key, const void *page) {
@@ -52,10 +54,10 @@ void sp_probe_prefetch(const struct sp_key *key, const void *page) {
 
 sp_fp sp_probe(const struct sp_key *key, const void *page) {
     size_t offset[SAMPLES];
-    char sample[SAMPLES * LINE_BYTES];
+    char sample[SAMPLES * SAMPLE_BYTES];
     sample_places(key, offset);
     for (size_t i = 0; i < SAMPLES; i++)
-        memcpy(sample + i * LINE_BYTES, (const char *)page + offset[i], LINE_BYTES);
+        memcpy(sample + i * SAMPLE_BYTES, (const char *)page + offset[i], SAMPLE_BYTES);
     uint64_t v =
         XXH3_64bits_withSecret(sample, sizeof sample, key->secret, sizeof key->secret) & ~UINT64_C(1);
     return (sp_fp){v ? v : 2};

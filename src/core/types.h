@@ -73,6 +73,15 @@ static inline void sp_bits_clear(sp_bits *b, unsigned slot) {
     b->w[slot / 64] &= ~(UINT64_C(1) << (slot % 64));
 }
 
+/* Sets the bits of pages first ... last - 1. */
+static inline void sp_bits_range(sp_bits *b, unsigned first, unsigned last) {
+    while (first < last) {
+        unsigned end = first / 64 * 64 + 64, n = (end < last ? end : last) - first;
+        b->w[first / 64] |= (n < 64 ? (UINT64_C(1) << n) - 1 : UINT64_MAX) << (first % 64);
+        first += n;
+    }
+}
+
 static inline unsigned sp_bits_count(const sp_bits *b) {
     unsigned n = 0;
     for (size_t i = 0; i < SP_WINDOW_PAGES / 64; i++)

@@ -111,11 +111,6 @@ bool sp_window_empty(const struct sp_window *w) {
            !sp_bits_any(&w->mapped) && !sp_bits_any(&w->zeroed);
 }
 
-void sp_bits_range(sp_bits *b, unsigned first, unsigned last) {
-    for (unsigned i = first; i < last; i++)
-        sp_bits_set(b, i);
-}
-
 unsigned sp_bits_next(const sp_bits *b, unsigned slot) {
     if (slot >= SP_WINDOW_PAGES)
         return SP_WINDOW_PAGES;

@@ -62,8 +62,6 @@ bool sp_window_slots(struct sp_windows *t, struct sp_window *w);
 /* Nothing is known about any page of it (so it may be dropped when not queued). */
 bool sp_window_empty(const struct sp_window *w);
 
-/* Bits [first, last) of a window. */
-void sp_bits_range(sp_bits *b, unsigned first, unsigned last);
 static inline void sp_bits_and(sp_bits *a, const sp_bits *b) {
     for (size_t i = 0; i < SP_WINDOW_PAGES / 64; i++)
         a->w[i] &= b->w[i];

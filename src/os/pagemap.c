@@ -123,8 +123,8 @@ int sp_pagemap_window(int fd, enum sp_pagemap_query query, uint64_t window, unsi
         if (r < 0)
             return (int)r;
         for (long i = 0; i < r; i++)
-            for (uint64_t at = buffer[i].start; at < buffer[i].end; at += SP_PAGE_SIZE)
-                sp_bits_set(&bits, (unsigned)((at - base) >> SP_PAGE_SHIFT));
+            sp_bits_range(&bits, (unsigned)((buffer[i].start - base) >> SP_PAGE_SHIFT),
+                          (unsigned)((buffer[i].end - base) >> SP_PAGE_SHIFT));
     }
     *ret_bits = bits;
     return 0;

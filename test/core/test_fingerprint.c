@@ -99,12 +99,18 @@ static void probes_are_made_of_samples(void **state) {
     memset(page, 7, sizeof page);
     sp_fp before = sp_probe(&key, page);
     for (size_t line = 0; line < 64; line++) {
-        page[line * 64 + line] ^= 1;
+        page[line * 64 + 20] ^= 1;
         bool read = sp_probe(&key, page).v != before.v;
         assert_true(read || (line != 0 && line != 63));
         lines += read;
-        page[line * 64 + line] ^= 1;
+        page[line * 64 + 20] ^= 1;
     }
+    page[SP_PAGE_SIZE - 1] ^= 1;
+    assert_true(sp_probe(&key, page).v != before.v);
+    page[SP_PAGE_SIZE - 1] ^= 1;
+    page[0] ^= 1;
+    assert_true(sp_probe(&key, page).v != before.v);
+    page[0] ^= 1;
     assert_in_range(lines, 3, 4);
     assert_true(sp_probe(&key, page).v == before.v);
 }
