@@ -117,15 +117,23 @@ int sp_batch_forks(int uffd) {
 /*
  * A call was refused because a fork is under way: serves its event if it is there, or gives it a moment. The
  * kernel goes on refusing after the event was read, until the forking thread has run again, so there is
- * nothing to wait for but time. False: it is no use to ask again.
+ * nothing to wait for but time; likewise where an event is there and cannot be read for want of descriptors
+ * or memory. False: it is no use to ask again.
  */
 static bool fork_pending(struct sp_batch *b) {
     if (!b->fork_events)
         return false;
-    int unused;
-    unsigned children = forks_read(b->uffd, b, &unused);
+    int error;
+    unsigned children = forks_read(b->uffd, b, &error);
     b->forks += children;
-    return children || sp_wait_readable(&b->uffd, 1, UINT64_C(1000000)) >= 0;
+    if (children)
+        return true;
+    if (error) { /* it keeps the descriptor readable: waiting for that would be no wait */
+        b->errors++;
+        sp_sleep_ns(UINT64_C(1000000));
+        return true;
+    }
+    return sp_wait_readable(&b->uffd, 1, UINT64_C(1000000)) >= 0;
 }
 
 static enum sp_outcome move_refusal(int error) {
@@ -433,11 +441,15 @@ static void scratch_empty(struct sp_batch *b) {
  * forgotten. Whether one is still on its way the kernel tells by refusing any UFFDIO_COPY with EAGAIN, before
  * it looks at the arguments (mmap_changing): an empty one is otherwise refused with EINVAL. A fork that
  * begins after the remap copies complete page tables.
+ *
+ * For as long as the kernel refuses: what such a child lacks is nowhere but here, and the forking thread may
+ * be kept from running for long (by its priority or a quota), or its event from being read (no descriptor, no
+ * memory). Nothing is frozen any more.
  */
 static void forks_settle(struct sp_batch *b) {
-    for (unsigned tries = 0; b->fork_events && tries < 1000; tries++)
-        if (sp_uffd_copy(b->uffd, 0, NULL, 0) != -EAGAIN || !fork_pending(b))
-            return;
+    while (b->fork_events && sp_uffd_copy(b->uffd, 0, NULL, 0) == -EAGAIN)
+        if (!fork_pending(b))
+            sp_sleep_ns(UINT64_C(1000000));
 }
 
 /* Nobody touches the pages (the caller's promise): no freeze, and zeros are dropped in place. */

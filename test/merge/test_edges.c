@@ -63,8 +63,9 @@ static void rig_close(struct rig *r) {
 static struct {
     struct rig rig;
     struct sp_event go;
-    int tid;    /* of the thread that makes the child */
-    bool twice; /* the child makes one too, while it is being repaired */
+    int tid;         /* of the thread that makes the child */
+    bool twice;      /* the child makes one too, while it is being repaired */
+    unsigned unread; /* how often its event cannot be read */
     int status;
 } fork_in_batch;
 
@@ -105,14 +106,19 @@ static int hook(const char *call) {
     /* Time for the child to get into its own. */
     if (fork_in_batch.twice && strcmp(call, "uffd_copy") == 0)
         sp_sleep_ns(5000000);
+    if (fork_in_batch.unread && fork_in_batch.go.word && strcmp(call, "uffd_read") == 0) {
+        fork_in_batch.unread--;
+        return -EMFILE;
+    }
     return 0;
 }
 
-static void clone_before_remap_run(bool twice) {
+static void clone_before_remap_run(bool twice, unsigned unread) {
     struct rig *r = &fork_in_batch.rig;
     pthread_t thread;
     memset(&fork_in_batch, 0, sizeof(fork_in_batch));
     fork_in_batch.twice = twice;
+    fork_in_batch.unread = unread;
     rig_open(r, memory_new(SP_WINDOW_SIZE), 16);
     pthread_create(&thread, NULL, fork_thread, NULL);
     while (!__atomic_load_n(&fork_in_batch.tid, __ATOMIC_ACQUIRE))
@@ -130,11 +136,16 @@ static void clone_before_remap_run(bool twice) {
 }
 
 static void test_clone_before_remap(void **state) {
-    clone_before_remap_run(false);
+    clone_before_remap_run(false, 0);
 }
 
 static void test_clone_of_clone(void **state) {
-    clone_before_remap_run(true);
+    clone_before_remap_run(true, 0);
+}
+
+/* The event is there, but reading it fails for longer than anybody would call a moment. */
+static void test_clone_unread(void **state) {
+    clone_before_remap_run(false, 1500);
 }
 
 /* ---- the limit of mappings in the middle of a run (H4, I6) ---- */
@@ -298,9 +309,13 @@ int main(void) {
     require_uffd();
     watchdog(100);
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_clone_before_remap), cmocka_unit_test(test_clone_of_clone),
-        cmocka_unit_test(test_limit_within_run),   cmocka_unit_test(test_regions_join_again),
-        cmocka_unit_test(test_refused_rearming),   cmocka_unit_test(test_clone_without_descriptors),
+        cmocka_unit_test(test_clone_before_remap),
+        cmocka_unit_test(test_clone_of_clone),
+        cmocka_unit_test(test_clone_unread),
+        cmocka_unit_test(test_limit_within_run),
+        cmocka_unit_test(test_regions_join_again),
+        cmocka_unit_test(test_refused_rearming),
+        cmocka_unit_test(test_clone_without_descriptors),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
