@@ -121,7 +121,7 @@ static void descriptors_are_shared_unless_asked(void **state) {
  */
 static void a_bare_thread_stands_apart(void **state) {
     if (SANITIZED)
-        skip(); /* sanitizers must know every thread */
+        NOT_HERE("sanitizers must know every thread");
     struct sp_thread t;
     memset(&seen, 0, sizeof(seen));
     page_fill(seen.page, 4, 4);
@@ -155,7 +155,7 @@ static int assume_nobody(void *arg) {
 
 static void identities_are_assumed(void **state) {
     if (getuid())
-        skip();
+        NOT_HERE("only root can become somebody else");
     assert_int_equal(in_child(assume_nobody, NULL), 0);
 }
 
