@@ -335,6 +335,41 @@ static void test_changed_before_remap(void **state) {
     memory_free(b, N);
 }
 
+/* What a page became between answer and remap waits elsewhere for a twin: the page is asked about as a whole
+ * from then on, and the other one waits under its probe. */
+static uint8_t *twin_source, *twin_memory;
+
+static void becomes_a_twin(void) {
+    uint8_t *p = __atomic_exchange_n(&twin_memory, NULL, __ATOMIC_ACQ_REL);
+    if (p)
+        memcpy(p, twin_source, N / 2);
+}
+
+static void test_changed_into_a_twin(void **state) {
+    struct engine_rig r;
+    rig_init(&r, wrap);
+    uint8_t *a = memory_new(N), *b = memory_new(N), *c = memory_new(N);
+    fill(a, PAGES / 2, 1);
+    memcpy(a + N / 2, a, N / 2);
+    fill(c, PAGES / 2, 2);
+    rig_add(&r, a, N);
+    rig_add(&r, c, N);
+    assert_true(rig_until(&r, SP_COUNTER_pages_merged, PAGES, PAGES));
+    assert_true(rig_until(&r, SP_COUNTER_pages_unshared, PAGES / 2, PAGES / 2));
+    twin_source = c;
+    __atomic_store_n(&twin_memory, b, __ATOMIC_RELEASE);
+    wrapper.between = becomes_a_twin;
+    memcpy(b, a, N / 2);
+    rig_add(&r, b, N);
+    assert_true(rig_until(&r, SP_COUNTER_pages_merged, 2 * PAGES, 2 * PAGES));
+    assert_null(twin_memory);
+    assert_int_equal(wrong_pages(b, PAGES / 2, 2) + wrong_pages(c, PAGES / 2, 2), 0);
+    r.engine = sp_engine_free(r.engine);
+    memory_free(a, N);
+    memory_free(b, N);
+    memory_free(c, N);
+}
+
 /* ---- pages that cannot be worked on when it is their turn ---- */
 
 static uint8_t *protect_memory; /* to be protected between answer and remap */
@@ -492,6 +527,7 @@ int main(void) {
         cmocka_unit_test(test_nothing_owed_to_another_index),
         cmocka_unit_test(test_references_before_offsets),
         cmocka_unit_test(test_changed_before_remap),
+        cmocka_unit_test(test_changed_into_a_twin),
         cmocka_unit_test(test_protected_between),
         cmocka_unit_test(test_hints_wait),
         cmocka_unit_test(test_hints_without_userfaultfd),
