@@ -116,8 +116,8 @@ static bool is_there(uintptr_t address) {
  * move it (the program has written to it, so that the entry is another; the page is being migrated by
  * compaction) it tries again, but keeps the -EAGAIN of the first try; so after it has moved the page, and
  * those behind it, it begins with the same page again, finds the target taken, and reports that: EEXIST
- * (move_pages in mm/userfaultfd.c, where `err` is not reset). Such pages are known by the hole they left. They
- * are looked for at once, because a fork that comes next must be given what is away.
+ * (move_pages in mm/userfaultfd.c, where `err` is not reset). Such pages are known by the hole they left.
+ * They are looked for at once, because a fork that comes next must be given what is away.
  */
 static size_t moved_uncounted(uintptr_t target, uintptr_t source, size_t bytes) {
     size_t moved = 0;
