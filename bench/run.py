@@ -281,7 +281,7 @@ class Samepage:
             time.sleep(0.01)
 
     def command(self, workload):
-        return [f"{self.build}/samepage", "run", "--socket", self.target, "--"] + workload
+        return [f"{self.build}/samepage", "run", "--advised", "--socket", self.target, "--"] + workload
 
     def end(self):
         pass

@@ -285,7 +285,7 @@ class Demo:
         self.daemon = self.start(Daemon, self.build, socket)
         # Held, it still has a socket that can be connected to; whoever does waits for it.
         self.daemon.hold()
-        run = [f"{self.build}/samepage", "run", "--socket", socket, "--"]
+        run = [f"{self.build}/samepage", "run", "--advised", "--socket", socket, "--"]
         self.workers = [self.start(Worker, i + 1, run) for i in range(WORKERS)]
         self.guests = [self.start(Guest, i + 1, run, self.files) for i in range(GUESTS)]
         for w in self.workers:

@@ -15,8 +15,8 @@ enum sp_scope {
 };
 
 /* The default, as a value and as people write it. */
-#define SP_SCOPE_DEFAULT      SP_SCOPE_ADVISED
-#define SP_SCOPE_DEFAULT_TEXT "advised"
+#define SP_SCOPE_DEFAULT      SP_SCOPE_ALL
+#define SP_SCOPE_DEFAULT_TEXT "all"
 
 /* NULL or empty: the default. False: no such scope; *ret_scope is untouched. */
 static inline bool sp_scope_parse(const char *text, enum sp_scope *ret_scope) {

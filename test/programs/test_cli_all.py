@@ -231,9 +231,10 @@ class Heap(Served):
             self.assertUsage(self.samepage("run", "--all", f"--heap={name}", "--", "true"), f"'{name}'", "run")
 
     def test_needs_all(self):
-        self.assertUsage(self.samepage("run", "--heap=mimalloc", "--", "true"), "needs '--all'", "run")
         self.assertUsage(self.samepage("run", "--advised", "--heap=jemalloc", "--", "true"), "needs '--all'", "run")
         self.assertEqual(self.preloaded("--advised", "--heap=none"), [PRELOAD])
+        self.set(SAMEPAGE_SCOPE="advised")
+        self.assertUsage(self.samepage("run", "--heap=mimalloc", "--", "true"), "needs '--all'", "run")
 
     def test_order(self):
         """Ours first, then what the user preloads, whose malloc counts, then the library."""

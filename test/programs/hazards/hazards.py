@@ -90,7 +90,7 @@ class Case(unittest.TestCase):
 
     def start(self, *words, settings="worker_start_kbytes=0", **options):
         environment = dict(os.environ, LD_PRELOAD=SHIM, SAMEPAGE_SOCKET=self.socket, SAMEPAGE_SET=settings,
-                           SAMEPAGE_VERBOSE="1")
+                           SAMEPAGE_SCOPE="advised", SAMEPAGE_VERBOSE="1")
         p = subprocess.Popen(words, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                              stderr=subprocess.PIPE, text=True, **options)
         self.addCleanup(self.end, p)
