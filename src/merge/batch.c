@@ -30,6 +30,7 @@
 
 #include "core/fingerprint.h"
 #include "merge/window.h"
+#include "os/kernel.h"
 #include "os/mapping.h"
 #include "os/pagemap.h"
 #include "os/proc.h"
@@ -333,7 +334,7 @@ static void page_back(struct sp_batch *b, unsigned slot) {
     for (;;) {
         size_t moved;
         int error = sp_uffd_move(b->uffd, slot_address(b, slot), slot_scratch(b, slot), SP_PAGE_SIZE, &moved);
-        if (error && error != -EAGAIN)
+        if (error && error != -EAGAIN && error != -EEXIST)
             error = sp_uffd_copy(b->uffd, slot_address(b, slot), (const void *)slot_scratch(b, slot),
                                  SP_PAGE_SIZE);
         if (!error || error == -EEXIST)
@@ -428,11 +429,12 @@ static void batch_thaw(struct sp_batch *b) {
     }
 }
 
-/* Drops what the application no longer needs from scratch: the copies of merged pages and the zeros. */
-static void scratch_empty(struct sp_batch *b) {
-    unsigned first = b->runs[0].slot, last = b->runs[b->n - 1].slot + b->runs[b->n - 1].pages;
-    if (sp_advise(slot_scratch(b, first), (last - first) * SP_PAGE_SIZE, MADV_DONTNEED))
-        b->errors++;
+/* Drops what the application no longer needs from scratch: the copies of merged pages and the zeros. Also
+ * where the program has locked all of its memory. */
+static void scratch_empty(struct sp_batch *b, unsigned first, unsigned last) {
+    b->scratch_stale =
+        sp_advise(slot_scratch(b, first), (last - first) * SP_PAGE_SIZE, MADV_DONTNEED_LOCKED) != 0;
+    b->errors += b->scratch_stale;
     memset(&b->in_scratch, 0, sizeof(b->in_scratch));
 }
 
@@ -481,6 +483,13 @@ void sp_batch_run(struct sp_batch *b) {
         batch_quiescent(b);
         return;
     }
+    if (b->scratch_stale)
+        scratch_empty(b, 0, SP_WINDOW_PAGES);
+    if (b->scratch_stale) { /* what is left there would be taken for pages of the program */
+        for (size_t k = 0; k < b->n; k++)
+            mark(b, b->runs[k].slot, b->runs[k].slot + b->runs[k].pages, SP_OUTCOME_REFUSED);
+        return;
+    }
     if (!batch_is_ours(b))
         return;
     uint64_t begin = sp_now_ns();
@@ -499,5 +508,5 @@ void sp_batch_run(struct sp_batch *b) {
                      (last->slot + last->pages - first->slot) * SP_PAGE_SIZE);
     b->frozen_ns = sp_now_ns() - begin;
     forks_settle(b);
-    scratch_empty(b);
+    scratch_empty(b, first->slot, last->slot + last->pages);
 }

@@ -42,6 +42,7 @@ struct sp_batch {
     size_t n;
     sp_bits in_scratch; /* pages that are in scratch at this moment */
     sp_bits missing;    /* pages that this batch registered MISSING */
+    bool scratch_stale; /* kept from batch to batch: something is left in it that could not be dropped */
     /* Results. */
     uint8_t outcome[512]; /* enum sp_outcome for each slot */
     bool replaced;        /* a range of it has gone, or another is in its place (H1) */

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * userfaultfd: thin wrappers around the ioctls. The only logic is where a descriptor comes from, and the
- * accounting of partial moves and copies.
+ * accounting of partial moves and copies, which the kernel gets wrong.
  *
  * Nothing here wakes as a side effect (DONTWAKE everywhere but in sp_uffd_wake and unprotect): one wake ends
  * a batch, however many moves and copies it took.
@@ -100,6 +100,32 @@ int sp_uffd_unregister(int fd, uintptr_t start, size_t bytes) {
     return (int)sp_syscall(SYS_ioctl, fd, UFFDIO_UNREGISTER, &arg);
 }
 
+/* Whether there is a page of anonymous memory, one that the kernel is just migrating included (mincore(2)).
+ */
+static bool is_there(uintptr_t address) {
+    uint8_t there = 0;
+    long r;
+    do
+        r = sp_syscall(SYS_mincore, address, SP_PAGE_SIZE, &there);
+    while (r == -EAGAIN); /* no memory for the kernel's buffer */
+    return r == 0 && (there & 1);
+}
+
+/*
+ * Linux 6.18 does not count all that it moves. Where it finds that a page has changed while it was about to
+ * move it (the program has written to it, so that the entry is another; the page is being migrated by
+ * compaction) it tries again, but keeps the -EAGAIN of the first try; so after it has moved the page, and
+ * those behind it, it begins with the same page again, finds the target taken, and reports that: EEXIST
+ * (move_pages in mm/userfaultfd.c, where `err` is not reset). Such pages are known by the hole they left.
+ * They are looked for at once, because a fork that comes next must be given what is away.
+ */
+static size_t moved_uncounted(uintptr_t target, uintptr_t source, size_t bytes) {
+    size_t moved = 0;
+    while (moved < bytes && is_there(target + moved) && !is_there(source + moved))
+        moved += SP_PAGE_SIZE;
+    return moved;
+}
+
 int sp_uffd_move(int fd, uintptr_t target, uintptr_t source, size_t bytes, size_t *ret_moved) {
     *ret_moved = 0;
     int fault = sp_fault("uffd_move");
@@ -107,9 +133,11 @@ int sp_uffd_move(int fd, uintptr_t target, uintptr_t source, size_t bytes, size_
         return fault;
     struct uffdio_move arg = {.dst = target, .src = source, .len = bytes, .mode = UFFDIO_MOVE_MODE_DONTWAKE};
     int r = (int)sp_syscall(SYS_ioctl, fd, UFFDIO_MOVE, &arg);
-    if (arg.move > 0)
-        *ret_moved = (size_t)arg.move;
-    return r;
+    size_t moved = arg.move > 0 ? (size_t)arg.move : 0;
+    if (moved || r == -EEXIST) /* after a part the reason is not told: it may be this one */
+        moved += moved_uncounted(target + moved, source + moved, bytes - moved);
+    *ret_moved = moved;
+    return moved == bytes ? 0 : r;
 }
 
 int sp_uffd_copy(int fd, uintptr_t target, const void *source, size_t bytes) {

@@ -46,8 +46,11 @@ SP_WARN_UNUSED int sp_uffd_unregister(int fd, uintptr_t start, size_t bytes);
  * Moves pages from `source` to `target` (UFFDIO_MOVE, no holes allowed). 0: all. Otherwise a negative errno,
  * and *ret_moved says how many bytes were moved before it (always set). -EBUSY: pinned or shared with a
  * child; -ENOENT: a hole; -EINVAL: read-only, locked, not anonymous; -EFAULT: guard page; -EEXIST: target not
- * empty; -EAGAIN with *ret_moved > 0: stopped early, call again for the rest to learn why; -EAGAIN with 0: a
- * fork event waits to be read (mmap_changing).
+ * empty; any error with *ret_moved > 0: stopped early, call again for the rest to learn why; -EAGAIN with 0:
+ * a fork event waits to be read (mmap_changing).
+ *
+ * The target must be empty and stay so but for this call, and holes of the source must be none but those that
+ * it makes: that is how pages are found again that the kernel has moved without saying so.
  */
 SP_WARN_UNUSED int sp_uffd_move(int fd, uintptr_t target, uintptr_t source, size_t bytes, size_t *ret_moved);
 

@@ -214,6 +214,17 @@ static void *kernel_writer(void *arg) {
     return NULL;
 }
 
+/* As a look does: the first write to each of the pages changes its entry in the page table, also while the
+ * kernel is about to move the page (sp_uffd_move). */
+static void arm(size_t page, unsigned pages) {
+    struct sp_range written[24];
+    uint64_t start = (uintptr_t)g.memory + page * PAGE, next;
+    size_t n;
+    must(sp_pagemap_scan(g.batch.pagemap, SP_PAGEMAP_WRITTEN, start, start + pages * PAGE, written, 24, &n,
+                         &next),
+         "arm");
+}
+
 static void test_no_lost_write(void **state) {
     world_open();
     lost = 0;
@@ -235,6 +246,7 @@ static void test_no_lost_write(void **state) {
             if (page % SP_WINDOW_PAGES + pages > SP_WINDOW_PAGES)
                 pages = (unsigned)(SP_WINDOW_PAGES - page % SP_WINDOW_PAGES);
             __atomic_store_n(&cursor, page, __ATOMIC_RELAXED);
+            arm(page, pages);
             batch_of(page, pages, 0);
         }
         stop = true;
@@ -275,8 +287,10 @@ static void *cloner(void *arg) {
         if (pid == 0)
             sp_syscall(SYS_exit_group, child_look());
         int status = -1;
-        if (pid < 0 || waitpid((pid_t)pid, &status, 0) != pid || status != 0)
+        if (pid < 0 || waitpid((pid_t)pid, &status, 0) != pid || status != 0) {
+            fprintf(stderr, "clone answers %ld, the child ended with %x\n", pid, (unsigned)status);
             __atomic_fetch_add(&children_wrong, 1, __ATOMIC_RELAXED);
+        }
         __atomic_fetch_add(&children, 1, __ATOMIC_RELAXED);
     }
     return NULL;

@@ -8,6 +8,8 @@
 #include <linux/io_uring.h>
 #include <sys/uio.h>
 
+#include "os/thread.h"
+
 #define N 16
 
 static int uffd, pagemap;
@@ -225,6 +227,58 @@ static void copy_works_where_move_back_is_refused(void **state) {
     assert_true(page_is(source, 1, 0));
 }
 
+/* ---- while the page-table entries change ---- */
+
+static bool ended;
+
+/* Writes to pages that are moved away and back all the time; sleeps where one is away. */
+static void *writer(void *arg) {
+    unsigned x = 1;
+    while (!__atomic_load_n(&ended, __ATOMIC_ACQUIRE)) {
+        x = x * 1103515245 + 12345;
+        ((volatile char *)source)[(x >> 16) % N * PAGE + 4095] = 0;
+    }
+    return NULL;
+}
+
+/* All of `bytes`, in as many calls as it takes; an error that is not "ask again for the rest" fails. */
+static void move_all(uintptr_t to, uintptr_t from, size_t bytes) {
+    for (size_t done = 0; done < bytes;) {
+        size_t moved;
+        int r = sp_uffd_move(uffd, to + done, from + done, bytes - done, &moved);
+        done += moved;
+        assert_true(r == 0 || moved || r == -EAGAIN);
+        if (r == 0)
+            assert_int_equal(done, bytes);
+    }
+}
+
+/* See sp_uffd_move: Linux 6.18 moves pages without counting them. Away and back, while a thread writes: each
+ * page is where the count says. */
+static void counts_what_it_moves_while_pages_are_written(void **state) {
+    pthread_t thread;
+    struct sp_range ranges[N];
+    size_t n;
+    uint64_t next, end = sp_now_ns() + UINT64_C(1500000000);
+    for (size_t i = 0; i < N; i++)
+        source[i * PAGE + 4095] = 0; /* what the writer writes, so that it changes nothing */
+    memcpy(plain, source, 2 * PAGE);
+    __atomic_store_n(&ended, false, __ATOMIC_RELEASE);
+    int r = sp_uffd_register(uffd, AT(source, 0), N * PAGE, SP_UFFD_MODE_MISSING | SP_UFFD_MODE_WP);
+    assert_int_equal(r, 0);
+    assert_int_equal(pthread_create(&thread, NULL, writer, NULL), 0);
+    while (sp_now_ns() < end) {
+        r = sp_pagemap_scan(pagemap, SP_PAGEMAP_WRITTEN, AT(source, 0), AT(source, N), ranges, N, &n, &next);
+        assert_int_equal(r, 0);
+        move_all(AT(scratch, 0), AT(source, 0), N * PAGE);
+        assert_memory_equal(scratch, plain, 2 * PAGE);
+        move_all(AT(source, 0), AT(scratch, 0), N * PAGE);
+        assert_int_equal(sp_uffd_wake(uffd, AT(source, 0), N * PAGE), 0);
+    }
+    __atomic_store_n(&ended, true, __ATOMIC_RELEASE);
+    assert_int_equal(pthread_join(thread, NULL), 0);
+}
+
 #define TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 
 int main(void) {
@@ -243,6 +297,7 @@ int main(void) {
         TEST(registering_for_less_does_not_end_missing),
         TEST(copy_fills_a_hole_and_nothing_else),
         TEST(copy_works_where_move_back_is_refused),
+        TEST(counts_what_it_moves_while_pages_are_written),
     };
     require_uffd();
     return cmocka_run_group_tests(tests, NULL, NULL);

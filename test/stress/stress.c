@@ -10,6 +10,9 @@
  * of the content comes from a small pool, so that there is always something to merge, within a process and
  * between processes.
  *
+ * With --compact the kernel moves pages about in physical memory all the while (compaction), as it does on
+ * any machine that runs long or uses huge pages; that takes root.
+ *
  * With --daemon the processes are clients of a samepaged, and it and they are killed at random moments and
  * started anew.
  */
@@ -46,6 +49,7 @@
 static struct {
     unsigned seconds, processes, threads, kills;
     uint64_t seed;
+    bool compact;
     const char *socket, *daemon;
 } opt = {.seconds = 10, .processes = 2, .threads = 4, .seed = 1};
 
@@ -106,14 +110,38 @@ static uint8_t *recorded(const struct actor *a, size_t page) {
     return a->record + page * PAGE;
 }
 
+/* Where a wrong page is, for whoever has to find out why: a line of /proc/self/maps, and the page's entry in
+ * pagemap(5). */
+static void tell_place(uintptr_t address) {
+    char line[512];
+    unsigned long start, end;
+    uint64_t entry = 0;
+    FILE *maps = fopen("/proc/self/maps", "re");
+    while (maps && fgets(line, sizeof(line), maps))
+        if (sscanf(line, "%lx-%lx", &start, &end) == 2 && start <= address && address < end)
+            fprintf(stderr, "stress: %#lx lies in %s", (unsigned long)address, line);
+    int pagemap = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+    if (pread(pagemap, &entry, sizeof(entry), (off_t)(address / PAGE * sizeof(entry))) == sizeof(entry))
+        fprintf(stderr, "stress: its pagemap entry is %#llx, the engine is in state %s\n",
+                (unsigned long long)entry, sp_engine_state_text(sp_engine_state(engine)));
+    if (getenv("STRESS_HOLD")) {
+        fprintf(stderr, "stress: process %d stops to be looked at\n", getpid());
+        raise(SIGSTOP);
+    }
+}
+
 static void compare(const struct actor *a, size_t first, size_t pages, const char *after) {
     for (size_t i = first; i < first + pages; i++)
         if (memcmp(at(a, i), recorded(a, i), PAGE)) {
-            size_t k = 0;
-            while (at(a, i)[k] == recorded(a, i)[k])
+            size_t k = 0, zeros = 0;
+            while (at(a, i)[k] == recorded(a, i)[k] && k < PAGE - 1)
                 k++;
-            die("page %zu of thread %u is wrong at byte %zu after %s: %02x, not %02x", i, a->number, k, after,
-                at(a, i)[k], recorded(a, i)[k]);
+            uint8_t is = at(a, i)[k];
+            for (size_t z = 0; z < PAGE; z++)
+                zeros += at(a, i)[z] == 0;
+            tell_place((uintptr_t)at(a, i));
+            die("page %zu of thread %u is wrong at byte %zu after %s: %02x, not %02x; %zu bytes are zero", i,
+                a->number, k, after, is, recorded(a, i)[k], zeros);
         }
 }
 
@@ -459,6 +487,8 @@ static int process_main(unsigned number, unsigned round, int tally_fd) {
     struct sp_report report;
     memset(&report, 0, sizeof(report));
     sp_engine_report(engine, &report);
+    if (report.state == SP_ENGINE_RAW_CALLS) /* there are none */
+        die("merging has ended: %s", sp_engine_state_text(report.state));
     t.merged = report.counters.v[SP_COUNTER_pages_merged];
     t.broken = report.counters.v[SP_COUNTER_pages_broken];
     t.differed = report.counters.v[SP_COUNTER_pages_differed];
@@ -531,6 +561,24 @@ static void kill_somebody(uint64_t *random) {
     }
 }
 
+/* vm.rst, compact_memory: writing to it moves pages together once, and sets nothing. */
+static pid_t compactor_start(void) {
+    fflush(NULL);
+    pid_t pid = fork();
+    if (pid)
+        return pid;
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    close(tally_pipe[0]);
+    close(tally_pipe[1]); /* the starter reads until nobody has it */
+    for (;;) {
+        int fd = open("/proc/sys/vm/compact_memory", O_WRONLY | O_CLOEXEC);
+        if (fd < 0 || write(fd, "1", 1) != 1)
+            die("compact_memory: %s", strerror(errno));
+        close(fd);
+        sp_sleep_ns(UINT64_C(20000000));
+    }
+}
+
 static int finish(void) {
     int bad = 0;
     for (unsigned i = 0; i < opt.processes; i++) {
@@ -579,10 +627,15 @@ static unsigned number(const char *text, unsigned most) {
 
 static void options(int argc, char **argv) {
     static const struct option known[] = {
-        {"seconds", required_argument, NULL, 's'}, {"processes", required_argument, NULL, 'p'},
-        {"threads", required_argument, NULL, 't'}, {"seed", required_argument, NULL, 'e'},
-        {"socket", required_argument, NULL, 'S'},  {"daemon", required_argument, NULL, 'd'},
-        {"kills", required_argument, NULL, 'k'},   {NULL, 0, NULL, 0},
+        {"seconds", required_argument, NULL, 's'},
+        {"processes", required_argument, NULL, 'p'},
+        {"threads", required_argument, NULL, 't'},
+        {"seed", required_argument, NULL, 'e'},
+        {"socket", required_argument, NULL, 'S'},
+        {"daemon", required_argument, NULL, 'd'},
+        {"kills", required_argument, NULL, 'k'},
+        {"compact", no_argument, NULL, 'c'},
+        {NULL, 0, NULL, 0},
     };
     for (int c; (c = getopt_long(argc, argv, "", known, NULL)) >= 0;)
         switch (c) {
@@ -607,9 +660,12 @@ static void options(int argc, char **argv) {
         case 'k':
             opt.kills = number(optarg, 1000000);
             break;
+        case 'c':
+            opt.compact = true;
+            break;
         default:
             fprintf(stderr, "Usage: stress [--seconds N] [--processes N] [--threads N] [--seed N] "
-                            "[--socket PATH | --daemon SAMEPAGED] [--kills N]\n");
+                            "[--socket PATH | --daemon SAMEPAGED] [--kills N] [--compact]\n");
             exit(2);
         }
     if (!opt.processes || !opt.threads)
@@ -632,6 +688,7 @@ int main(int argc, char **argv) {
     }
     if (opt.daemon)
         daemon_start();
+    pid_t compactor = opt.compact ? compactor_start() : 0;
     for (unsigned i = 0; i < opt.processes; i++)
         client_start(i);
     uint64_t random = opt.seed * 2654435761u + 1;
@@ -643,6 +700,8 @@ int main(int argc, char **argv) {
         kill_somebody(&random);
     }
     int bad = finish();
+    if (compactor)
+        kill_and_wait(compactor);
     if (path[0]) {
         unlink(path);
         rmdir(directory);
