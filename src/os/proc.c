@@ -178,6 +178,11 @@ static int status_value(const char *key, uint64_t *ret) {
     return find_value(text, key, ret);
 }
 
+int sp_proc_threads(uint64_t *ret_threads) {
+    int fault = sp_fault("proc_threads");
+    return fault ? fault : status_value("Threads:", ret_threads);
+}
+
 int sp_proc_seccomp(int *ret_mode) {
     int fault = sp_fault("proc_seccomp");
     if (fault)

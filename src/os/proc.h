@@ -67,6 +67,8 @@ SP_WARN_UNUSED int sp_proc_maps(uint64_t start, uint64_t end,
 SP_WARN_UNUSED int sp_proc_map_count(uint64_t *ret_count);
 /* vm.max_map_count. */
 SP_WARN_UNUSED int sp_proc_max_map_count(uint64_t *ret_count);
+/* Number of threads of this process. */
+SP_WARN_UNUSED int sp_proc_threads(uint64_t *ret_threads);
 /* Seccomp mode of the calling thread: 0 none, 1 strict, 2 filter (H11); and its NoNewPrivs. */
 SP_WARN_UNUSED int sp_proc_seccomp(int *ret_mode);
 /* Whether a system-call filter is bound to the calling thread by now, by one call that a filter hardly ever

@@ -110,14 +110,28 @@ int names_prctl(int what, unsigned long a, unsigned long b, unsigned long c, uns
     return (int)finish(call_prctl(args));
 }
 
+int names_unshare(int flags) SHIM_NAME("unshare");
+int names_unshare(int flags) {
+    const struct call c = {SYS_unshare, {flags}};
+    return (int)finish(call_single(&c));
+}
+
+int names_setns(int fd, int type) SHIM_NAME("setns");
+int names_setns(int fd, int type) {
+    const struct call c = {SYS_setns, {fd, type}};
+    return (int)finish(call_single(&c));
+}
+
 #define BIT(number) (UINT64_C(1) << ((number) % 64))
 #define TAKEN(X)                                                                                             \
     X(SYS_mmap)                                                                                              \
     X(SYS_munmap)                                                                                            \
     X(SYS_mremap)                                                                                            \
-    X(SYS_mprotect) X(SYS_pkey_mprotect) X(SYS_madvise) X(SYS_process_madvise) X(SYS_mlock) X(SYS_mlock2)    \
-        X(SYS_munlock) X(SYS_mlockall) X(SYS_munlockall) X(SYS_mbind) X(SYS_shmat) X(SYS_prctl)              \
-            X(SYS_seccomp) X(SYS_fork) X(SYS_clone) X(SYS_clone3)
+    X(SYS_mprotect)                                                                                          \
+    X(SYS_pkey_mprotect)                                                                                     \
+    X(SYS_madvise) X(SYS_process_madvise) X(SYS_mlock) X(SYS_mlock2) X(SYS_munlock) X(SYS_mlockall)          \
+        X(SYS_munlockall) X(SYS_mbind) X(SYS_shmat) X(SYS_prctl) X(SYS_seccomp) X(SYS_fork) X(SYS_clone)     \
+            X(SYS_clone3) X(SYS_unshare) X(SYS_setns)
 #define IN(word, number) ((number) / 64 == (word) ? BIT(number) : 0)
 #define WORD_0(number)   | IN(0, number)
 #define WORD_1(number)   | IN(1, number)
@@ -167,6 +181,9 @@ static long dispatch(const struct call *c) {
         return call_prctl(a);
     case SYS_seccomp:
         return call_seccomp(a);
+    case SYS_unshare:
+    case SYS_setns:
+        return call_single(c);
     case SYS_fork:
     case SYS_clone:
     case SYS_clone3:

@@ -169,6 +169,8 @@ long call_madvise(uint64_t start, uint64_t bytes, int advice);
 long call_process_madvise(const long a[6]);
 long call_prctl(const long a[6]);
 long call_seccomp(const long a[6]);
+/* unshare and setns. */
+long call_single(const struct call *c);
 
 /* fork.c ---------------------------------------------------------------------------------------------- */
 

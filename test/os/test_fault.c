@@ -104,6 +104,7 @@ static uint8_t bytes[32];
     X("proc_mappings", sp_proc_mappings(0, 1, visit, NULL))                                                  \
     X("proc_map_count", sp_proc_map_count(&word))                                                            \
     X("proc_max_map_count", sp_proc_max_map_count(&word))                                                    \
+    X("proc_threads", sp_proc_threads(&word))                                                                \
     X("proc_seccomp", sp_proc_seccomp(&fd))                                                                  \
     X("proc_dump_private_files", sp_proc_dump_private_files())                                               \
     X("proc_memory", sp_proc_memory(&word, &word))                                                           \

@@ -222,6 +222,26 @@ static void counts_follow(void **state) {
     assert_int_equal(limit, shown);
 }
 
+static void *wait_for_end(void *end) {
+    return (void *)(uintptr_t)read(*(int *)end, &(char){0}, 1);
+}
+
+static int threads(void *arg) {
+    pthread_t thread;
+    int end[2];
+    uint64_t count = 9;
+    CHILD_CHECK(sp_proc_threads(&count) == 0 && count == 1);
+    CHILD_CHECK(pipe(end) == 0 && pthread_create(&thread, NULL, wait_for_end, &end[0]) == 0);
+    CHILD_CHECK(sp_proc_threads(&count) == 0 && count == 2);
+    return 0;
+}
+
+static void threads_are_counted(void **state) {
+    if (SANITIZED)
+        NOT_HERE("some sanitizers have a thread of their own");
+    assert_int_equal(in_child(threads, NULL), 0);
+}
+
 static int filtered(void *arg) {
     struct sock_filter allow[] = {BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW)};
     struct sock_fprog program = {1, allow};
@@ -326,6 +346,7 @@ int main(void) {
         cmocka_unit_test(a_range_is_walked_in_order),
         cmocka_unit_test(maps_tell_as_much_as_smaps),
         cmocka_unit_test(counts_follow),
+        cmocka_unit_test(threads_are_counted),
         cmocka_unit_test(filters_are_seen),
         cmocka_unit_test(core_dumps_are_widened),
         cmocka_unit_test(locked_programs_are_known),

@@ -15,9 +15,9 @@ import sys
 import tempfile
 
 TIMEOUT_S = 90
-# Where there is a worker from the start there is a thread more (H10), and what is mapped may be registered before
-# the program's own userfaultfd comes, which is then refused (docs/heap.md, limits).
-DIFFERENT = {("unshare", "all"), ("userfaultfd", "all")}
+# Where there is a worker from the start, what is mapped may be registered before the program's own userfaultfd
+# comes, which is then refused (docs/heap.md, limits).
+DIFFERENT = {("userfaultfd", "all")}
 
 
 def daemon_start(samepaged, directory):

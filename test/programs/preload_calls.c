@@ -1030,9 +1030,20 @@ static void case_seccomp_before(void) {
 }
 
 static void case_unshare(void) {
-    unsigned char *p = area_new();
+    unsigned char *p = area_merged();
     CALL(unshare(CLONE_THREAD)); /* asks for one thread, as the next does, which is refused in a chroot */
     CALL(unshare(CLONE_NEWUSER));
+    show("end", p, PAGES, 0);
+}
+
+/* As unshare; a mount namespace minds who shares the working directory. */
+static void case_setns(void) {
+    unsigned char *p = area_merged();
+    int fd = open("/proc/self/ns/mnt", O_RDONLY | O_CLOEXEC);
+    CALL(setns(fd, CLONE_NEWUSER));
+    CALL(setns(fd, CLONE_NEWNS));
+    CALL(syscall(SYS_setns, fd, 0));
+    CALL(setns(-1, 0));
     show("end", p, PAGES, 0);
 }
 
@@ -1072,7 +1083,7 @@ static void case_syscall(void) {
         X(dontneed_unmerged) X(dontneed_locked) X(free) X(remove) X(guard) X(wipeonfork) X(dontfork)         \
             X(process_madvise) X(mprotect) X(pkey) X(mlock) X(mbind) X(name) X(merge_any) X(children)        \
                 X(child_merges) X(vfork) X(vfork_first) X(atfork) X(signals) X(closefrom) X(userfaultfd)     \
-                    X(seccomp_after) X(seccomp_before) X(unshare) X(syscall)
+                    X(seccomp_after) X(seccomp_before) X(unshare) X(setns) X(syscall)
 
 int main(int argc, char **argv) {
     static const struct {

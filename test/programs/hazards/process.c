@@ -186,5 +186,6 @@ void scene_threads(void) {
     area_wait_merged(&large);
     tell("much", (long)threads_count());
     tell("unshare_late", unshare_thread());
+    tell("after", (long)threads_count());
     tell("bad", (long)(area_bad(&large) + area_bad(&little)));
 }
