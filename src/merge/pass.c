@@ -193,7 +193,7 @@ static void hinted(struct sp_worker *w, struct sp_window *win) {
 }
 
 /* Pages that are still to be tried keep the window in the list; those that are not merely being left alone
- * for a while keep the pass going. */
+ * for a while count as pending. */
 static void requeue(struct sp_worker *w, struct sp_window *win) {
     sp_bits rest = win->fresh;
     sp_bits_and(&rest, &w->work.bits.eligible);
@@ -201,10 +201,7 @@ static void requeue(struct sp_worker *w, struct sp_window *win) {
         return;
     sp_engine_queue(w->engine, win);
     SP_BITS_EACH(&rest, slot) {
-        if (!sp_volatility_skipping(win->volatility[slot])) {
-            w->pending++;
-            return;
-        }
+        w->pending += !sp_volatility_skipping(win->volatility[slot]);
     }
 }
 

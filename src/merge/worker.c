@@ -27,6 +27,9 @@
 #define REPORT_NS        (500 * MS)
 #define MAP_COUNT_NS     (1000 * MS)
 #define NOW_ROUNDS_MAX   16
+/* For fewer pages it is not worth looking at everything again soon: most programs write to some all the time,
+ * and a pause that has grown does no harm where only few pages wait for its end. */
+#define HURRY_PAGES      64
 #define HINTS_MAX        64
 
 /* ---- lock and fork events ---- */
@@ -374,7 +377,7 @@ static void worker_pass(struct sp_worker *w) {
     post_pass(w, generation);
     uint64_t shortest = e->settings.v[SP_SETTING_sleep_millisecs] * MS;
     uint64_t longest = e->settings.v[SP_SETTING_sleep_max_millisecs] * MS;
-    w->interval_ns = w->pending ? shortest : w->interval_ns * 2;
+    w->interval_ns = w->pending + w->done >= HURRY_PAGES ? shortest : w->interval_ns * 2;
     if (w->interval_ns > longest)
         w->interval_ns = longest;
     if (w->interval_ns < shortest)
