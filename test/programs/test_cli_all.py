@@ -211,6 +211,57 @@ def library_path(name):
     return path if os.path.exists(path) else None
 
 
+# Has functions of the C library's names, which are for its main thread, and not before main.
+OWN_FUNCTIONS = r"""
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <unistd.h>
+static int started;
+static void check(void) { if (!started || gettid() != getpid()) _exit(9); }
+size_t strlen(const char *s) { check(); size_t n = 0; while (s[n]) n++; return n; }
+int strcmp(const char *a, const char *b) { check(); while (*a && *a == *b) a++, b++; return *a - *b; }
+int strncmp(const char *a, const char *b, size_t n) { check(); while (n && *a && *a == *b) a++, b++, n--; return n ? *a - *b : 0; }
+int memcmp(const void *a, const void *b, size_t n) { check(); const char *x = a, *y = b; while (n && *x == *y) x++, y++, n--; return n ? *x - *y : 0; }
+void *memcpy(void *to, const void *from, size_t n) { check(); for (size_t i = 0; i < n; i++) ((volatile char *)to)[i] = ((const char *)from)[i]; return to; }
+void *memmove(void *to, const void *from, size_t n) { check(); volatile char *t = to; const char *f = from; if (t < f) for (size_t i = 0; i < n; i++) t[i] = f[i]; else while (n--) t[n] = f[n]; return to; }
+void *memset(void *to, int c, size_t n) { check(); for (size_t i = 0; i < n; i++) ((volatile char *)to)[i] = (char)c; return to; }
+int main(void) {
+    started = 1;
+    size_t bytes = 8 << 20;
+    char *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    for (size_t i = 0; i < bytes; i++) p[i] = (char)(i >> 13);
+    for (int i = 0; i < 8; i++) /* what there is is looked at when more is mapped */
+        mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    write(1, "loaded\n", 7);
+    char c;
+    while (read(0, &c, 1) == 1 && c != '\n') ;
+    for (size_t i = 0; i < bytes; i++) if (p[i] != (char)(i >> 13)) _exit(8);
+    write(1, "True\n", 5);
+    _exit(0);
+}
+"""
+
+
+class Strangers(Served):
+    """Programs that have, or find, functions of the C library's names elsewhere."""
+
+    def compile(self, name, text, *words):
+        out = f"{self.runtime}/{name}"
+        subprocess.run(["gcc", "-x", "c", "-", "-O1", "-fno-builtin", "-D_GNU_SOURCE", "-w", "-o", out, *words],
+                       input=text, text=True, check=True)
+        return out
+
+    def test_own_string_functions(self):
+        """Neither the constructor nor the worker calls functions of the program's."""
+        program = self.compile("own", OWN_FUNCTIONS, "-rdynamic")
+        several = [self.holder("--all", "--heap=none", command=(program,), script="") for _ in range(2)]
+        for p in several:
+            wait_until(lambda p=p: shared_bytes(p.pid) > 4 << 20, "sharing")
+        for p in several:
+            self.end(p)
+
+
 class Heap(Served):
     """--heap: whose malloc it is."""
 
