@@ -179,4 +179,9 @@ void fork_init(void);
 /* A raw fork, clone or clone3 whose child has a copy of this stack. */
 long fork_call(const struct call *c);
 
+/* loader.c -------------------------------------------------------------------------------------------- */
+
+/* From the constructor, in every process: dlopen is ours from now on. */
+void loader_init(bool all);
+
 #endif

@@ -242,6 +242,31 @@ int main(void) {
 }
 """
 
+PLUGIN = r"""
+#include <stdlib.h>
+void plugin_free(void *p) { free(p); }
+"""
+
+# Opens a library that is found by the program's own RUNPATH only, and lets it free what the program has allocated.
+DEEPBIND = r"""
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+int main(void) {
+    void *l = dlopen("plugin.so", RTLD_NOW | RTLD_DEEPBIND);
+    if (!l) return fprintf(stderr, "%s\n", dlerror()), 3;
+    void (*plugin_free)(void *) = (void (*)(void *))dlsym(l, "plugin_free");
+    for (int i = 0; i < 1000; i++) {
+        char *p = malloc(100 + i);
+        memset(p, 1, 100 + i);
+        plugin_free(p);
+    }
+    return 0;
+}
+"""
+
 
 class Strangers(Served):
     """Programs that have, or find, functions of the C library's names elsewhere."""
@@ -260,6 +285,14 @@ class Strangers(Served):
             wait_until(lambda p=p: shared_bytes(p.pid) > 4 << 20, "sharing")
         for p in several:
             self.end(p)
+
+    def test_deep_binding(self):
+        """What the program has allocated is freed by the same allocator, and its RUNPATH counts as before."""
+        self.compile("plugin.so", PLUGIN, "-shared", "-fPIC")
+        program = self.compile("deep", DEEPBIND, "-Wl,-rpath,$ORIGIN")
+        for heap in ["none"] + [name for name in LIBRARIES if library_path(name)]:
+            self.assertEqual(self.samepage("run", "--socket", self.socket, "--all", f"--heap={heap}", "--", program),
+                             (0, "", ""), heap)
 
 
 class Heap(Served):
