@@ -102,7 +102,7 @@ static void start(char **environment) {
 __attribute__((constructor)) static void construct(int argc, char **argv, char **environment) {
     int saved = errno;
     (void)argc;
-    (void)argv;
+    leave_if_sanitized(argv, environment);
     start(environment);
     errno = saved;
 }

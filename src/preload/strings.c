@@ -77,6 +77,14 @@ char *strrchr(const char *text, int c) {
     return NULL;
 }
 
+char *strstr(const char *text, const char *part) {
+    size_t n = strlen(part);
+    for (; *text; text++)
+        if (!strncmp(text, part, n))
+            return (char *)(size_t)text;
+    return n ? NULL : (char *)(size_t)text;
+}
+
 char *strncat(char *restrict to, const char *restrict from, size_t n) {
     char *at = to + strlen(to);
     for (; n && *from; n--)

@@ -268,6 +268,21 @@ int main(void) {
 """
 
 
+# Writes behind the end of a block, where a sanitizer with its own malloc would notice; and says what it was left with.
+OVERFLOW = r"""
+#include <stdio.h>
+#include <stdlib.h>
+int main(int n, char **words) {
+    volatile char *p = malloc(100);
+    printf("%s %s\n", words[1], getenv("LD_PRELOAD") ? getenv("LD_PRELOAD") : "none");
+    fflush(stdout);
+    p[n == 3 ? 100 : 99] = 1;
+    free((void *)p);
+    return 0;
+}
+"""
+
+
 class Strangers(Served):
     """Programs that have, or find, functions of the C library's names elsewhere."""
 
@@ -293,6 +308,19 @@ class Strangers(Served):
         for heap in ["none"] + [name for name in LIBRARIES if library_path(name)]:
             self.assertEqual(self.samepage("run", "--socket", self.socket, "--all", f"--heap={heap}", "--", program),
                              (0, "", ""), heap)
+
+    def test_sanitizers(self):
+        """A program with a sanitizer's runtime as a shared library is left alone: it runs, and its errors are found."""
+        for name, word in (("address", "heap-buffer-overflow"), ("thread", "")):
+            program = self.compile(name, OVERFLOW, f"-fsanitize={name}")
+            if subprocess.run([program, "word"], capture_output=True).returncode:
+                self.skipTest(f"gcc's -fsanitize={name} does not work here")
+            for heap in ["none"] + [library for library in LIBRARIES if library_path(library)]:
+                front = ["run", "--socket", self.socket, "--all", f"--heap={heap}", "--", program, "word"]
+                self.assertEqual(self.samepage(*front), (0, "word none\n", ""), heap)
+                self.assertIn(word, self.samepage(*front, "more")[2], heap)
+        self.set(LD_PRELOAD="/usr/lib/x86_64-linux-gnu/libthread_db.so.1")
+        self.assertEqual(self.samepage(*front)[1], f"word {self.environment['LD_PRELOAD']}\n")
 
 
 class Heap(Served):
