@@ -149,8 +149,8 @@ def start_cost(build):
     return f"`true` takes {medians[0] * 1000:.1f} ms without, {medians[1] * 1000:.1f} ms with us"
 
 
-def markdown(outcomes, build, repeat):
-    lines = ["| " + " | ".join(cells(o)) + " |\n" for o in outcomes]
+def markdown(rows, build, repeat):
+    lines = ["| " + " | ".join(row) + " |\n" for row in rows]
     return HEAD.format(machine=machine(), repeat=repeat, start=start_cost(build)) + "".join(lines)
 
 
