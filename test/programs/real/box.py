@@ -19,7 +19,7 @@ import time
 
 TOP = os.path.abspath(os.path.join(os.path.dirname(__file__), "../../.."))
 SETTLE_SECONDS = 12
-STABLE_SECONDS = 1.5
+STABLE_SECONDS = 2.5
 COMMAND_SECONDS = 300
 
 
