@@ -115,7 +115,7 @@ by `tools/programs --markdown FILE` (`make check-programs`) on this machine: {ma
 
 "Memory" is the sum of the proportional set sizes (MiB) of all the program's processes without and with us, where there is a
 moment at which it rests; "saved" is the most that samepaged said to be saved at any moment; "time" is that of the work in
-seconds, without and with us, and the ratio (the better of {repeat} runs each; of less than a second it says little). Short
+seconds, without and with us, and the ratio (the fastest of at most {repeat} runs; of less than a second it says little). Short
 programs end before anything is merged, and pay for starting: {start}.
 
 | program | result | memory | saved | time | remark |

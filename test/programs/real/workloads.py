@@ -343,7 +343,7 @@ def clang(box):
     return build_lua(box, "clang")
 
 
-@program("gcc, some files", "gcc", "gcc", short=True)
+@program("gcc, some", "gcc", "gcc", short=True)
 def gcc_some(box):
     """this project's src/core, three at a time; the same object files"""
     sources = sorted(glob.glob(f"{TOP}/src/core/[a-d]*.c"))
@@ -367,7 +367,7 @@ def qemu(box):
     guests = [box.start(["qemu-system-x86_64", "-accel", "tcg", "-m", "256M", "-display", "none", "-nodefaults",
                          "-no-reboot", "-serial", "stdio", "-kernel", f"{files}/vmlinuz", "-initrd",
                          f"{files}/initramfs", "-append", "console=ttyS0 quiet panic=-1"],
-                        stdin=subprocess.PIPE, stdout=subprocess.PIPE) for _ in range(2)]
+                        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) for _ in range(2)]
 
     def hear(guest):
         for line in iter(guest.stdout.readline, b""):
@@ -418,8 +418,11 @@ def stress(box, names, seconds):
 
 @program("stress-ng", "stress-ng", "stress-ng")
 def stress_ng(box):
-    """its stressors of memory, two processes each for two seconds, with --verify; the same verdict for each"""
-    return stress(box, STRESSORS, 2)
+    """its stressors of memory, two processes each for a second, with --verify; the same verdict for each"""
+    results = stress(box, STRESSORS, 1)
+    if sum(r == "0" for r in results.values()) < len(results) / 2:
+        raise Failed(f"too few can run here: {results}")
+    return results
 
 
 @program("stress-ng, some", "stress-ng", "stress-ng", short=True)
