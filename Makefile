@@ -8,7 +8,7 @@ PREFIX ?= /usr/local
 # recipe (=), as the compiler may have to be installed first.
 LIBDIR = $(addprefix --libdir=lib/,$(shell gcc -print-multiarch 2>/dev/null))
 
-.PHONY: all build demo check stress bench install clean help
+.PHONY: all build demo check check-programs stress bench install clean help
 all: build
 
 build: | setup-build
@@ -23,6 +23,13 @@ demo: | setup-demo
 check: | setup-check
 	@$(MAKE) --no-print-directory build
 	@tools/test $(BUILD) check --no-suite stress
+
+# Real programs, compared with themselves without us: some twenty minutes. With docs/programs.md as PROGRAMS_TABLE that
+# table is written anew.
+PROGRAMS_TABLE ?= $(BUILD)/programs.md
+check-programs: | setup-programs
+	@$(MAKE) --no-print-directory build
+	@tools/programs --build $(BUILD) --markdown $(PROGRAMS_TABLE)
 
 stress: | setup-check
 	@$(MAKE) --no-print-directory build
@@ -40,8 +47,8 @@ clean:
 	@rm -rf $(BUILD) build-ci-*
 
 help:
-	@echo "make build | demo | check | stress | bench | install [PREFIX=/usr/local] [DESTDIR=] | clean"
+	@echo "make build | demo | check | check-programs | stress | bench | install [PREFIX=/usr/local] [DESTDIR=] | clean"
 
-.PHONY: setup-build setup-check setup-demo
-setup-build setup-check setup-demo: setup-%:
+.PHONY: setup-build setup-check setup-programs setup-demo
+setup-build setup-check setup-programs setup-demo: setup-%:
 	@tools/setup $*

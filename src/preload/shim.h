@@ -179,4 +179,14 @@ void fork_init(void);
 /* A raw fork, clone or clone3 whose child has a copy of this stack. */
 long fork_call(const struct call *c);
 
+/* leave.c --------------------------------------------------------------------------------------------- */
+
+/* From the constructor, before all else: does not return where the program is better off without us. */
+void leave_if_sanitized(char **argv, char **environment);
+
+/* loader.c -------------------------------------------------------------------------------------------- */
+
+/* From the constructor, in every process: dlopen is ours from now on. */
+void loader_init(bool all);
+
 #endif

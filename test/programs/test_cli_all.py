@@ -211,6 +211,118 @@ def library_path(name):
     return path if os.path.exists(path) else None
 
 
+# Has functions of the C library's names, which are for its main thread, and not before main.
+OWN_FUNCTIONS = r"""
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <unistd.h>
+static int started;
+static void check(void) { if (!started || gettid() != getpid()) _exit(9); }
+size_t strlen(const char *s) { check(); size_t n = 0; while (s[n]) n++; return n; }
+int strcmp(const char *a, const char *b) { check(); while (*a && *a == *b) a++, b++; return *a - *b; }
+int strncmp(const char *a, const char *b, size_t n) { check(); while (n && *a && *a == *b) a++, b++, n--; return n ? *a - *b : 0; }
+int memcmp(const void *a, const void *b, size_t n) { check(); const char *x = a, *y = b; while (n && *x == *y) x++, y++, n--; return n ? *x - *y : 0; }
+void *memcpy(void *to, const void *from, size_t n) { check(); for (size_t i = 0; i < n; i++) ((volatile char *)to)[i] = ((const char *)from)[i]; return to; }
+void *memmove(void *to, const void *from, size_t n) { check(); volatile char *t = to; const char *f = from; if (t < f) for (size_t i = 0; i < n; i++) t[i] = f[i]; else while (n--) t[n] = f[n]; return to; }
+void *memset(void *to, int c, size_t n) { check(); for (size_t i = 0; i < n; i++) ((volatile char *)to)[i] = (char)c; return to; }
+int main(void) {
+    started = 1;
+    size_t bytes = 8 << 20;
+    char *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    for (size_t i = 0; i < bytes; i++) p[i] = (char)(i >> 13);
+    for (int i = 0; i < 8; i++) /* what there is is looked at when more is mapped */
+        mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    write(1, "loaded\n", 7);
+    char c;
+    while (read(0, &c, 1) == 1 && c != '\n') ;
+    for (size_t i = 0; i < bytes; i++) if (p[i] != (char)(i >> 13)) _exit(8);
+    write(1, "True\n", 5);
+    _exit(0);
+}
+"""
+
+PLUGIN = r"""
+#include <stdlib.h>
+void plugin_free(void *p) { free(p); }
+"""
+
+# Opens a library that is found by the program's own RUNPATH only, and lets it free what the program has allocated.
+DEEPBIND = r"""
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+int main(void) {
+    void *l = dlopen("plugin.so", RTLD_NOW | RTLD_DEEPBIND);
+    if (!l) return fprintf(stderr, "%s\n", dlerror()), 3;
+    void (*plugin_free)(void *) = (void (*)(void *))dlsym(l, "plugin_free");
+    for (int i = 0; i < 1000; i++) {
+        char *p = malloc(100 + i);
+        memset(p, 1, 100 + i);
+        plugin_free(p);
+    }
+    return 0;
+}
+"""
+
+
+# Writes behind the end of a block, where a sanitizer with its own malloc would notice; and says what it was left with.
+OVERFLOW = r"""
+#include <stdio.h>
+#include <stdlib.h>
+int main(int n, char **words) {
+    volatile char *p = malloc(100);
+    printf("%s %s\n", words[1], getenv("LD_PRELOAD") ? getenv("LD_PRELOAD") : "none");
+    fflush(stdout);
+    p[n == 3 ? 100 : 99] = 1;
+    free((void *)p);
+    return 0;
+}
+"""
+
+
+class Strangers(Served):
+    """Programs that have, or find, functions of the C library's names elsewhere."""
+
+    def compile(self, name, text, *words):
+        out = f"{self.runtime}/{name}"
+        subprocess.run(["gcc", "-x", "c", "-", "-O1", "-fno-builtin", "-D_GNU_SOURCE", "-w", "-o", out, *words],
+                       input=text, text=True, check=True)
+        return out
+
+    def test_own_string_functions(self):
+        """Neither the constructor nor the worker calls functions of the program's."""
+        program = self.compile("own", OWN_FUNCTIONS, "-rdynamic")
+        several = [self.holder("--all", "--heap=none", command=(program,), script="") for _ in range(2)]
+        for p in several:
+            wait_until(lambda p=p: shared_bytes(p.pid) > 4 << 20, "sharing")
+        for p in several:
+            self.end(p)
+
+    def test_deep_binding(self):
+        """What the program has allocated is freed by the same allocator, and its RUNPATH counts as before."""
+        self.compile("plugin.so", PLUGIN, "-shared", "-fPIC")
+        program = self.compile("deep", DEEPBIND, "-Wl,-rpath,$ORIGIN")
+        for heap in ["none"] + [name for name in LIBRARIES if library_path(name)]:
+            self.assertEqual(self.samepage("run", "--socket", self.socket, "--all", f"--heap={heap}", "--", program),
+                             (0, "", ""), heap)
+
+    def test_sanitizers(self):
+        """A program with a sanitizer's runtime as a shared library is left alone: it runs, and its errors are found."""
+        for name, word in (("address", "heap-buffer-overflow"), ("thread", "")):
+            program = self.compile(name, OVERFLOW, f"-fsanitize={name}")
+            if subprocess.run([program, "word"], capture_output=True).returncode:
+                self.skipTest(f"gcc's -fsanitize={name} does not work here")
+            for heap in ["none"] + [library for library in LIBRARIES if library_path(library)]:
+                front = ["run", "--socket", self.socket, "--all", f"--heap={heap}", "--", program, "word"]
+                self.assertEqual(self.samepage(*front), (0, "word none\n", ""), heap)
+                self.assertIn(word, self.samepage(*front, "more")[2], heap)
+        self.set(LD_PRELOAD="/usr/lib/x86_64-linux-gnu/libthread_db.so.1")
+        self.assertEqual(self.samepage(*front)[1], f"word {self.environment['LD_PRELOAD']}\n")
+
+
 class Heap(Served):
     """--heap: whose malloc it is."""
 

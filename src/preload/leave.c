@@ -1,0 +1,74 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Programs that are built with a sanitizer whose runtime is a shared library (gcc's default): it insists on
+ * being the first library, and its malloc must be the program's. Neither is so with us, or an allocator, in
+ * LD_PRELOAD; without the check its reports would silently be missing. So such a program is executed anew
+ * without us, before any of it has run. What it starts later is without us, too.
+ *
+ * The list of libraries is read from the dynamic linker's own: all functions that could be asked are among
+ * those that such a runtime replaces, and it has not started yet.
+ */
+#include <link.h>
+#include <string.h>
+
+#include "preload/shim.h"
+
+static const char *const runtimes[] = {"libasan.so", "libtsan.so", "liblsan.so", "libhwasan.so",
+                                       "libclang_rt.asan"};
+
+static const char *base_name(const char *path) {
+    const char *slash = strrchr(path, '/');
+    return slash ? slash + 1 : path;
+}
+
+static bool is_runtime(const char *path) {
+    const char *name = base_name(path);
+    for (size_t i = 0; i < sizeof(runtimes) / sizeof(*runtimes); i++)
+        if (!strncmp(name, runtimes[i], strlen(runtimes[i])))
+            return true;
+    return false;
+}
+
+static bool has_runtime(void) {
+    for (const struct link_map *l = _r_debug.r_map; l; l = l->l_next)
+        if (l->l_name && is_runtime(l->l_name))
+            return true;
+    return false;
+}
+
+/* Takes out of the list, in place, what `samepage run` has put there: ours, and the allocator at its end.
+ * False: ours is not there. */
+static bool list_restore(char *list) {
+    char *ours = strstr(list, "libsamepage-preload.so");
+    if (!ours)
+        return false;
+    char *end = ours + strcspn(ours, ": ");
+    while (ours > list && !strchr(": ", ours[-1]))
+        ours--;
+    memmove(ours, *end ? end + 1 : end, strlen(*end ? end + 1 : end) + 1);
+    char *last = strrchr(list, ':');
+    const char *name = base_name(last ? last + 1 : list);
+    if (!strncmp(name, "libmimalloc.so", 14) || !strncmp(name, "libjemalloc.so", 14))
+        *(last ? last : list) = '\0';
+    return true;
+}
+
+void leave_if_sanitized(char **argv, char **environment) {
+    static const char variable[] = "LD_PRELOAD=";
+    char path[4096];
+    char **at = environment;
+
+    while (*at && strncmp(*at, variable, sizeof(variable) - 1))
+        at++;
+    if (!*at || !has_runtime())
+        return;
+    long n = sp_syscall(SYS_readlink, "/proc/self/exe", path, sizeof(path) - 1);
+    if (n <= 0 || !list_restore(*at + sizeof(variable) - 1))
+        return;
+    path[n] = '\0';
+    if (!(*at)[sizeof(variable) - 1])
+        do
+            at[0] = at[1];
+        while (*at++);
+    sp_syscall(SYS_execve, path, argv, environment);
+}
