@@ -182,13 +182,18 @@ static void fingerprint(struct sp_worker *w, struct sp_window *win, const sp_bit
     sp_bits_minus(&win->reask, &w->work.bits.eligible);
 }
 
+/* Nothing new is merged for now: the domain wants it so (H15), or no mapping is left (H4). */
+static bool resting(const struct sp_worker *w) {
+    return w->paused || w->mappings_left < SP_RUN_MAPPINGS;
+}
+
 /* Only what the index hinted at, by the fingerprints that are known: there was no look since. */
 static void hinted(struct sp_worker *w, struct sp_window *win) {
     sp_bits none = {0};
     eligible_pages(w, win->number, &w->work.bits.eligible);
-    if (w->linked && !w->paused)
+    if (w->linked && !resting(w))
         fingerprint(w, win, &none);
-    if (sp_bits_any(&win->fresh) || sp_bits_any(&win->written) || (w->paused && sp_bits_any(&win->reask)))
+    if (sp_bits_any(&win->fresh) || sp_bits_any(&win->written) || (resting(w) && sp_bits_any(&win->reask)))
         sp_engine_queue(w->engine, win);
 }
 
@@ -200,6 +205,8 @@ static void requeue(struct sp_worker *w, struct sp_window *win) {
     if (!sp_bits_any(&rest))
         return;
     sp_engine_queue(w->engine, win);
+    if (resting(w))
+        return;
     SP_BITS_EACH(&rest, slot) {
         w->pending += !sp_volatility_skipping(win->volatility[slot]);
     }
@@ -232,7 +239,7 @@ static bool choose(struct sp_worker *w, uint64_t number, enum sp_pass_mode mode)
     eligible_pages(w, number, &work->bits.eligible);
     sp_bits candidates;
     choose_settled(w, win, mode, &candidates);
-    if (w->paused && mode == SP_PASS_BACKGROUND)
+    if (resting(w) && mode == SP_PASS_BACKGROUND)
         memset(&candidates, 0, sizeof(candidates));
     if (e->forked && mode != SP_PASS_QUIESCENT)
         drop_forked(w, win, &candidates);
@@ -661,8 +668,8 @@ static bool move_is_safe(struct sp_worker *w) {
 }
 
 /*
- * Whether the engine was stopped meanwhile, or is to be; a quiescent merge needs no userfaultfd. With the lock
- * held.
+ * Whether the engine was stopped meanwhile, or is to be; a quiescent merge needs no userfaultfd. With the
+ * lock held.
  *
  * A filter that another thread bound to us since (SECCOMP_FILTER_FLAG_TSYNC, by a raw system call: others are
  * announced) could kill this thread inside the batch, and frozen pages would be lost with it (H19). Asked

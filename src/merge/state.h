@@ -114,6 +114,7 @@ struct sp_worker {
     uint64_t hot[SP_HOT_MAX]; /* windows that are not to be looked at this time, ascending */
     size_t n_hot;
     uint64_t broken_next;   /* window to go on with in search of broken pages */
+    uint64_t overdrawn_ns;  /* what passes have cost beyond their worth */
     uint64_t pending;       /* pages that the current pass leaves to be tried soon */
     bool misled;            /* the index guessed wrong of a page since this was reset */
     uint64_t done;          /* pages that the current pass merged or asked about */

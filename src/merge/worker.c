@@ -29,8 +29,14 @@
 #define NOW_ROUNDS_MAX   16
 /* For fewer pages it is not worth looking at everything again soon: most programs write to some all the time,
  * and a pause that has grown does no harm where only few pages wait for its end. */
-#define HURRY_PAGES      64
-#define HINTS_MAX        64
+#define HURRY_PAGES 64
+/* What a page gained may cost, the part of a processor that passes may take beyond that (one in so many), and
+ * how much of it they may have taken ahead: a program that makes and drops memory all the time must not be
+ * followed by a worker that is as busy; but new memory must be read before anything is gained. */
+#define WORTH_NS     5000
+#define OVERDRAW     20
+#define OVERDRAFT_NS (50 * MS)
+#define HINTS_MAX    64
 
 /* ---- lock and fork events ---- */
 
@@ -360,8 +366,37 @@ static void post_pass(struct sp_worker *w, uint64_t generation) {
     sp_event_post(&e->pass_done);
 }
 
+/* Pages shared or dropped so far, less those that were written again. */
+static uint64_t gained(const struct sp_engine *e) {
+    const uint64_t *v = e->counters.v;
+    return v[SP_COUNTER_pages_merged] + v[SP_COUNTER_ksm_zero_pages] - v[SP_COUNTER_pages_broken];
+}
+
+/* What passes have cost beyond their worth, less what they may in the time that has gone by. */
+static void overdraw(struct sp_worker *w, uint64_t cost_ns, uint64_t gain) {
+    uint64_t earned = (sp_now_ns() - w->last_pass_ns) / OVERDRAW;
+    earned += (int64_t)gain > 0 ? gain * WORTH_NS : 0;
+    w->overdrawn_ns += cost_ns;
+    w->overdrawn_ns -= earned < w->overdrawn_ns ? earned : w->overdrawn_ns;
+}
+
+/* The pause after a pass: short while there is much to do, longer and longer when there is not, and long
+ * while passes cost more than they are worth. */
+static uint64_t pause_ns(const struct sp_worker *w) {
+    const uint64_t *v = w->engine->settings.v;
+    uint64_t shortest = v[SP_SETTING_sleep_millisecs] * MS, longest = v[SP_SETTING_sleep_max_millisecs] * MS;
+    uint64_t pause = w->pending + w->done >= HURRY_PAGES ? shortest : w->interval_ns * 2;
+    uint64_t over = w->overdrawn_ns > OVERDRAFT_NS ? w->overdrawn_ns - OVERDRAFT_NS : 0;
+    if (pause < over * OVERDRAW)
+        pause = over * OVERDRAW;
+    if (pause > longest)
+        pause = longest;
+    return pause < shortest ? shortest : pause;
+}
+
 static void worker_pass(struct sp_worker *w) {
     struct sp_engine *e = w->engine;
+    uint64_t cpu_ns = sp_thread_cpu_ns(), before = gained(e);
     uint64_t generation = __atomic_load_n(&e->generation, __ATOMIC_ACQUIRE);
     w->pending = w->done = 0;
     if (sp_now_ns() >= w->next_count_ns)
@@ -375,13 +410,8 @@ static void worker_pass(struct sp_worker *w) {
     if (take_hints(w) || w->done)
         w->pending++;
     post_pass(w, generation);
-    uint64_t shortest = e->settings.v[SP_SETTING_sleep_millisecs] * MS;
-    uint64_t longest = e->settings.v[SP_SETTING_sleep_max_millisecs] * MS;
-    w->interval_ns = w->pending + w->done >= HURRY_PAGES ? shortest : w->interval_ns * 2;
-    if (w->interval_ns > longest)
-        w->interval_ns = longest;
-    if (w->interval_ns < shortest)
-        w->interval_ns = shortest;
+    overdraw(w, sp_thread_cpu_ns() - cpu_ns, gained(e) - before);
+    w->interval_ns = pause_ns(w);
     w->last_pass_ns = sp_now_ns();
     w->next_pass_ns = w->last_pass_ns + w->interval_ns;
 }
