@@ -63,11 +63,12 @@ class Case(unittest.TestCase):
         self.socket = self.directory + "/socket"
         self.daemon = None
 
-    def daemon_start(self, settings=FAST):
+    def daemon_start(self, settings=FAST, **options):
         read, write = os.pipe()
+        options.setdefault("stderr", subprocess.DEVNULL)
         self.daemon = subprocess.Popen(
             [SAMEPAGED, "--socket", self.socket, "--set", settings, "--ready-fd", str(write)],
-            pass_fds=[write], stderr=subprocess.DEVNULL)
+            pass_fds=[write], **options)
         self.addCleanup(self.end, self.daemon)
         os.close(write)
         ready = os.read(read, 1)
@@ -359,6 +360,79 @@ class DaemonGone(Case):
             self.assertEqual(self.ask(p, "bad"), 0)
         p.stdin.close()
         self.assertEqual(p.wait(timeout=WAIT_S), 0)
+
+
+class Limits(DaemonGone):
+    """The daemon comes to the end of something: merging stops, and the programs do not notice."""
+
+    test_killed_when_settled = test_killed_when_settled_for_nobody = test_killed_while_merging = None
+
+    def twins_are_right(self, p, mib=32):
+        """Some of them are merged; what is not stays right, and so does the rest."""
+        area = self.ask(p, "twins", 1, mib)
+        wait_until(lambda: self.ask(p, "merged", area) > 0, "some of it is merged")
+        time.sleep(1)
+        merged = self.ask(p, "merged", area)
+        self.ask(p, "write", area, 5000000)
+        self.assertEqual(self.ask(p, "bad"), 0)
+        p.stdin.close()
+        self.assertEqual(p.wait(timeout=WAIT_S), 0)
+        return merged, mib * 256
+
+    def test_store_is_full(self):
+        self.daemon_start(FAST + ",store_max_mbytes=4")
+        merged, pages = self.twins_are_right(self.start(PROGRAM, "hold"))
+        self.assertLess(merged, pages)
+
+    def test_disk_is_full_for_its_log(self):
+        with open("/dev/full", "w", encoding="ascii") as full:
+            self.daemon_start(stderr=full)
+        merged, pages = self.twins_are_right(self.start(PROGRAM, "hold"))
+        self.assertEqual(merged, pages)
+        self.assertIsNone(self.daemon.poll())
+
+    def test_memory_of_its_cgroup_ends(self):
+        """The store is charged to the daemon (H14): the kernel kills it, and what is merged stays (I7)."""
+        group = memory_cgroup(16 << 20)
+        if not group:
+            self.skipTest("no memory cgroup can be made here")
+        self.addCleanup(lambda: wait_until(lambda: removed(group), "the group is empty"))
+        self.daemon_start(preexec_fn=lambda: open(f"{group}/cgroup.procs", "w", encoding="ascii").write("0"))
+        p = self.start(PROGRAM, "hold")
+        self.ask(p, "twins", 1, 64)
+        self.daemon.wait(timeout=WAIT_S)
+        self.assertEqual(self.daemon.returncode, -signal.SIGKILL)
+        self.assertEqual(self.ask(p, "bad"), 0)
+        p.stdin.close()
+        self.assertEqual(p.wait(timeout=WAIT_S), 0)
+
+
+def removed(group):
+    """A process that has just ended may still count."""
+    try:
+        os.rmdir(group)
+    except OSError:
+        return False
+    return True
+
+
+def memory_cgroup(limit):
+    """A new one that may use so many bytes, of version 2 or 1; None: none could be made."""
+    for top, file in (("/sys/fs/cgroup", "memory.max"), ("/sys/fs/cgroup/memory", "memory.limit_in_bytes")):
+        group = f"{top}/samepage-test-{os.getpid()}"
+        if not os.path.exists(f"{top}/cgroup.procs"):
+            continue
+        try:
+            os.mkdir(group)
+        except OSError:
+            continue
+        try:
+            with open(f"{group}/{file}", "w", encoding="ascii") as f:
+                f.write(str(limit))
+            return group
+        except OSError:
+            os.rmdir(group)
+    return None
 
 
 def copy_for_all(path, directory):
