@@ -70,6 +70,7 @@ enum samepage_state samepage_domain_state(samepage_domain *domain, const char **
         [SP_ENGINE_NO_THREAD] = SAMEPAGE_STATE_NO_THREAD,
         [SP_ENGINE_STOPPED] = SAMEPAGE_STATE_STOPPED,
         [SP_ENGINE_RAW_CALLS] = SAMEPAGE_STATE_STOPPED,
+        [SP_ENGINE_SINGLE] = SAMEPAGE_STATE_STOPPED,
     };
     sp_engine_kick(domain->engine);
     enum sp_engine_state state = sp_engine_state(domain->engine);

@@ -185,9 +185,12 @@ bool sp_engine_lock_mine(const struct sp_engine *e) {
 
 void sp_engine_stop(struct sp_engine *e, enum sp_engine_state why) {
     sp_lock_acquire(&e->lock);
+    bool ended = e->quit;
     sp_engine_quit(e);
     e->start_wanted = false;
-    sp_engine_set_state(e, why, -ECANCELED);
+    /* Children inherit why it ended for good. */
+    if (!ended || why != SP_ENGINE_SINGLE)
+        sp_engine_set_state(e, why, -ECANCELED);
     sp_lock_release(&e->lock);
     engine_wake(e);
 }

@@ -36,7 +36,8 @@ struct sp_engine;
     X(NO_THREAD, "the worker thread could not be started")                                                   \
     X(STOPPED, "stopped for good: the program did something merging cannot be reconciled with")              \
     X(RAW_CALLS,                                                                                             \
-      "stopped for good: the program changes mappings by system calls that samepage does not see (H1)")
+      "stopped for good: the program changes mappings by system calls that samepage does not see (H1)")      \
+    X(SINGLE, "ended in this process, not in its children: the program counts its threads (H10)")
 
 enum sp_engine_state {
 #define X(name, text) SP_ENGINE_##name,

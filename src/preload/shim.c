@@ -431,10 +431,8 @@ static void await_start(void) {
  * kill it, and us, for what it does when it ends (H19); and mlockall would touch its scratch memory, where
  * every fault waits for a worker (H2).
  */
-void shim_stop(enum sp_engine_state why) {
+static void end_worker(enum sp_engine_state why) {
     struct sp_engine *e = shim.engine;
-    if (!e || !shim_is_owner() || __atomic_exchange_n(&shim.stopped, true, __ATOMIC_SEQ_CST))
-        return;
     await_start();
     sp_engine_stop(e, why);
     if (!e->thread_started)
@@ -443,4 +441,14 @@ void shim_stop(enum sp_engine_state why) {
     sp_engine_lock(e);
     e->thread_started = false;
     sp_engine_unlock(e);
+}
+
+void shim_stop(enum sp_engine_state why) {
+    if (shim.engine && shim_is_owner() && !__atomic_exchange_n(&shim.stopped, true, __ATOMIC_SEQ_CST))
+        end_worker(why);
+}
+
+void shim_rest(void) {
+    if (shim.engine && shim_is_owner() && !shim.stopped)
+        end_worker(SP_ENGINE_SINGLE);
 }

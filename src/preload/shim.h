@@ -149,6 +149,9 @@ void shim_attributes_set(uint64_t start, uint64_t end, unsigned attributes);
 
 /* Ends merging for good, and the worker with it. Not with the lock held. */
 void shim_stop(enum sp_engine_state why);
+/* Ends the worker of this process, which has no other thread: what is tracked and wanted stays so, and
+ * children merge again. Not with the lock held. */
+void shim_rest(void);
 
 /* Whether [start, end) is mapped without a hole. */
 bool shim_mapped(uint64_t start, uint64_t end);
@@ -171,6 +174,14 @@ long call_prctl(const long a[6]);
 long call_seccomp(const long a[6]);
 /* unshare and setns. */
 long call_single(const struct call *c);
+
+/* single.c -------------------------------------------------------------------------------------------- */
+
+/* Whether there is a worker at all, for next to nothing. */
+bool single_is_near(void);
+/* Where the worker is the only thread besides the caller: ends it, waits until the kernel no longer counts
+ * it, true. */
+bool single_make_room(void);
 
 /* fork.c ---------------------------------------------------------------------------------------------- */
 

@@ -6,6 +6,7 @@
  * runs each case with the shim and without, and compares: the kernel itself is the model. With
  * SAMEPAGE_SOCKET set a case waits until its memory is mapped from the store before it goes on.
  */
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/filter.h>
@@ -27,6 +28,7 @@
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/shm.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/time.h>
 #include <sys/uio.h>
@@ -1047,6 +1049,71 @@ static void case_setns(void) {
     show("end", p, PAGES, 0);
 }
 
+/* As programs ask for it that were built with an old C library. */
+int old_xstat(int kind, const char *path, struct stat *st);
+int old_fxstatat(int kind, int fd, const char *path, struct stat *st, int flags);
+__asm__(".symver old_xstat, __xstat64@GLIBC_2.2.5");
+__asm__(".symver old_fxstatat, __fxstatat64@GLIBC_2.4");
+
+#define COUNT_WAYS 7
+
+/* The threads that this process sees itself have. */
+static int count(int way) {
+    int proc = open("/proc", O_RDONLY | O_DIRECTORY | O_CLOEXEC), n = 0;
+    struct stat st = {0};
+    DIR *d;
+    switch (way) {
+    case 0:
+        return fstatat(proc, "self/task/", &st, 0) ? -1 : (int)st.st_nlink - 2;
+    case 1:
+        return stat("/proc/self/task", &st) ? -1 : (int)st.st_nlink - 2;
+    case 2:
+        return fstatat64(proc, "./self/task", (struct stat64 *)&st, 0) ? -1 : (int)st.st_nlink - 2;
+    case 3:
+        return stat64("/proc/thread-self/..", (struct stat64 *)&st) ? -1 : (int)st.st_nlink - 2;
+    case 4:
+        return old_xstat(1, "/proc/self/task", &st) ? -1 : (int)st.st_nlink - 2;
+    case 5:
+        return old_fxstatat(1, proc, "self/task/", &st, 0) ? -1 : (int)st.st_nlink - 2;
+    default:
+        d = opendir("/proc/self/task");
+        for (const struct dirent *e; d && (e = readdir(d));)
+            n += e->d_name[0] != '.';
+        return n;
+    }
+}
+
+/* A child of a process that has made room merges again, until it counts. */
+static void count_in_child(int way) {
+    fflush(stdout);
+    pid_t pid = fork();
+    if (!pid) {
+        usleep(300000);
+        unsigned char *q = area_merged();
+        printf("way %d: %d\n", way, count(way));
+        show("child", q, PAGES, 0);
+        fflush(stdout);
+        _exit(0);
+    }
+    printf("reaped %d\n", reap(pid));
+}
+
+static void case_count(void) {
+    unsigned char *p = area_merged();
+    struct stat st;
+    CALL(stat("/proc/self/taskless", &st));
+    CALL(stat((const char *)1, &st));
+    printf("threads %d\n", count(0));
+    show("merged", p, PAGES, 0);
+    unsigned char *q = area_new();
+    CALL(madvise(q, AREA, MADV_MERGEABLE));
+    CALL(munmap(q, AREA / 2));
+    printf("threads later %d\n", count(0));
+    for (int way = 0; way < COUNT_WAYS; way++)
+        count_in_child(way);
+    show("end", p, PAGES, 0);
+}
+
 static void case_syscall(void) {
     unsigned char *p = area_merged();
     uint32_t word = 5;
@@ -1079,11 +1146,13 @@ static void case_syscall(void) {
     X(shmat)                                                                                                 \
     X(mremap_errors)                                                                                         \
     X(mremap_shrink)                                                                                         \
-    X(mremap_grow) X(mremap_move) X(mremap_fixed) X(mremap_dontunmap) X(madvise_errors) X(dontneed)          \
-        X(dontneed_unmerged) X(dontneed_locked) X(free) X(remove) X(guard) X(wipeonfork) X(dontfork)         \
-            X(process_madvise) X(mprotect) X(pkey) X(mlock) X(mbind) X(name) X(merge_any) X(children)        \
-                X(child_merges) X(vfork) X(vfork_first) X(atfork) X(signals) X(closefrom) X(userfaultfd)     \
-                    X(seccomp_after) X(seccomp_before) X(unshare) X(setns) X(syscall)
+    X(mremap_grow)                                                                                           \
+    X(mremap_move)                                                                                           \
+    X(mremap_fixed) X(mremap_dontunmap) X(madvise_errors) X(dontneed) X(dontneed_unmerged)                   \
+        X(dontneed_locked) X(free) X(remove) X(guard) X(wipeonfork) X(dontfork) X(process_madvise)           \
+            X(mprotect) X(pkey) X(mlock) X(mbind) X(name) X(merge_any) X(children) X(child_merges) X(vfork)  \
+                X(vfork_first) X(atfork) X(signals) X(closefrom) X(userfaultfd) X(seccomp_after)             \
+                    X(seccomp_before) X(unshare) X(setns) X(count) X(syscall)
 
 int main(int argc, char **argv) {
     static const struct {
