@@ -757,7 +757,7 @@ int sp_engine_wait_settled(struct sp_engine *e, uint64_t timeout_ns) {
         uint32_t seen = __atomic_load_n(&e->pass_done.word, __ATOMIC_ACQUIRE);
         sp_engine_lock(e);
         engine_want_start(e);
-        bool settled = e->settled && e->settled_generation == e->generation;
+        bool settled = e->settled && e->settled_generation == e->generation && !e->quit;
         if (e->worker_tid && !sp_wake_alive(e->worker_tid))
             sp_engine_set_state(e, SP_ENGINE_STOPPED, -ESRCH);
         enum sp_engine_state state = e->state;
