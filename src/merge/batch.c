@@ -242,8 +242,8 @@ static void run_freeze(struct sp_batch *b, const struct sp_batch_run *run) {
     while (slot < end) {
         size_t moved = 0;
         unsigned wanted = end - slot < most ? end - slot : most;
-        int error = sp_uffd_move(b->uffd, slot_scratch(b, slot), slot_address(b, slot), wanted * SP_PAGE_SIZE,
-                                 &moved);
+        int error = sp_uffd_move(b->uffd, b->pagemap, slot_scratch(b, slot), slot_address(b, slot),
+                                 wanted * SP_PAGE_SIZE, &moved);
         unsigned pages = (unsigned)(moved / SP_PAGE_SIZE);
         mark(b, slot, slot + pages, SP_OUTCOME_CHANGED);
         for (unsigned i = slot; i < slot + pages; i++)
@@ -333,7 +333,10 @@ static void run_remap(struct sp_batch *b, const struct sp_batch_run *run) {
 static void page_back(struct sp_batch *b, unsigned slot) {
     for (;;) {
         size_t moved;
-        int error = sp_uffd_move(b->uffd, slot_address(b, slot), slot_scratch(b, slot), SP_PAGE_SIZE, &moved);
+        int error = sp_uffd_move(b->uffd, b->pagemap, slot_address(b, slot), slot_scratch(b, slot),
+                                 SP_PAGE_SIZE, &moved);
+        if (error == -ENOENT && !sp_pagemap_there(b->pagemap, slot_scratch(b, slot)))
+            break; /* it is back, and has been discarded there: reading scratch would put us to sleep (H2) */
         if (error && error != -EAGAIN && error != -EEXIST)
             error = sp_uffd_copy(b->uffd, slot_address(b, slot), (const void *)slot_scratch(b, slot),
                                  SP_PAGE_SIZE);
@@ -363,7 +366,7 @@ static void run_back(struct sp_batch *b, const struct sp_batch_run *run) {
         while (last < end && b->outcome[last] == SP_OUTCOME_CHANGED)
             last++;
         size_t moved = 0;
-        int error = sp_uffd_move(b->uffd, slot_address(b, first), slot_scratch(b, first),
+        int error = sp_uffd_move(b->uffd, b->pagemap, slot_address(b, first), slot_scratch(b, first),
                                  (last - first) * SP_PAGE_SIZE, &moved);
         unsigned back = first + (error ? (unsigned)(moved / SP_PAGE_SIZE) : last - first);
         for (unsigned i = first; i < back; i++)

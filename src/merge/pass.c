@@ -202,7 +202,7 @@ static void hinted(struct sp_worker *w, struct sp_window *win) {
 static void requeue(struct sp_worker *w, struct sp_window *win) {
     sp_bits rest = win->fresh;
     sp_bits_and(&rest, &w->work.bits.eligible);
-    if (!sp_bits_any(&rest))
+    if (!sp_bits_any(&rest) && !sp_bits_any(&win->reask))
         return;
     sp_engine_queue(w->engine, win);
     if (resting(w))
@@ -243,7 +243,7 @@ static bool choose(struct sp_worker *w, uint64_t number, enum sp_pass_mode mode)
         memset(&candidates, 0, sizeof(candidates));
     if (e->forked && mode != SP_PASS_QUIESCENT)
         drop_forked(w, win, &candidates);
-    if (w->linked)
+    if (w->linked && !(resting(w) && mode == SP_PASS_BACKGROUND)) /* what was hinted at waits, too */
         fingerprint(w, win, &candidates);
     requeue(w, win);
     sp_engine_unlock(e);

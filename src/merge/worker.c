@@ -372,26 +372,31 @@ static uint64_t gained(const struct sp_engine *e) {
     return v[SP_COUNTER_pages_merged] + v[SP_COUNTER_ksm_zero_pages] - v[SP_COUNTER_pages_broken];
 }
 
-/* What passes have cost beyond their worth, less what they may in the time that has gone by. */
-static void overdraw(struct sp_worker *w, uint64_t cost_ns, uint64_t gain) {
-    uint64_t earned = (sp_now_ns() - w->last_pass_ns) / OVERDRAW;
-    earned += (int64_t)gain > 0 ? gain * WORTH_NS : 0;
-    w->overdrawn_ns += cost_ns;
-    w->overdrawn_ns -= earned < w->overdrawn_ns ? earned : w->overdrawn_ns;
+/* What passes have cost beyond their worth, less what they may in the time that has gone by. Pages that were
+ * written again count against it. No more is remembered than the longest pause makes up for. */
+static void overdraw(struct sp_worker *w, uint64_t cost_ns, int64_t gain) {
+    int64_t earned = (int64_t)((sp_now_ns() - w->last_pass_ns) / OVERDRAW) + gain * WORTH_NS;
+    int64_t over = (int64_t)(w->overdrawn_ns + cost_ns) - earned;
+    int64_t most =
+        (int64_t)(OVERDRAFT_NS + w->engine->settings.v[SP_SETTING_sleep_max_millisecs] * MS / OVERDRAW);
+    w->overdrawn_ns = over < 0 ? 0 : (uint64_t)(over < most ? over : most);
 }
 
-/* The pause after a pass: short while there is much to do, longer and longer when there is not, and long
- * while passes cost more than they are worth. */
+/* The shortest pause that may follow: long while passes cost more than they are worth. */
+static uint64_t pause_least_ns(const struct sp_worker *w) {
+    uint64_t shortest = w->engine->settings.v[SP_SETTING_sleep_millisecs] * MS;
+    uint64_t over = w->overdrawn_ns > OVERDRAFT_NS ? (w->overdrawn_ns - OVERDRAFT_NS) * OVERDRAW : 0;
+    return over > shortest ? over : shortest;
+}
+
+/* Short while there is much to do, longer and longer when there is not. */
 static uint64_t pause_ns(const struct sp_worker *w) {
-    const uint64_t *v = w->engine->settings.v;
-    uint64_t shortest = v[SP_SETTING_sleep_millisecs] * MS, longest = v[SP_SETTING_sleep_max_millisecs] * MS;
-    uint64_t pause = w->pending + w->done >= HURRY_PAGES ? shortest : w->interval_ns * 2;
-    uint64_t over = w->overdrawn_ns > OVERDRAFT_NS ? w->overdrawn_ns - OVERDRAFT_NS : 0;
-    if (pause < over * OVERDRAW)
-        pause = over * OVERDRAW;
+    uint64_t least = pause_least_ns(w);
+    uint64_t longest = w->engine->settings.v[SP_SETTING_sleep_max_millisecs] * MS;
+    uint64_t pause = w->pending + w->done >= HURRY_PAGES ? least : w->interval_ns * 2;
     if (pause > longest)
         pause = longest;
-    return pause < shortest ? shortest : pause;
+    return pause > least ? pause : least;
 }
 
 static void worker_pass(struct sp_worker *w) {
@@ -410,7 +415,7 @@ static void worker_pass(struct sp_worker *w) {
     if (take_hints(w) || w->done)
         w->pending++;
     post_pass(w, generation);
-    overdraw(w, sp_thread_cpu_ns() - cpu_ns, gained(e) - before);
+    overdraw(w, sp_thread_cpu_ns() - cpu_ns, (int64_t)(gained(e) - before));
     w->interval_ns = pause_ns(w);
     w->last_pass_ns = sp_now_ns();
     w->next_pass_ns = w->last_pass_ns + w->interval_ns;
@@ -609,7 +614,7 @@ static void worker_wait(struct sp_worker *w) {
         return;
     sp_wake_clear(w->wake);
     /* Something was registered: look at it soon, but leave what was written its time to settle. */
-    uint64_t soon = w->last_pass_ns + w->engine->settings.v[SP_SETTING_sleep_millisecs] * MS;
+    uint64_t soon = w->last_pass_ns + pause_least_ns(w);
     w->next_pass_ns = earliest(w->next_pass_ns, soon);
 }
 

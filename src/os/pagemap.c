@@ -131,10 +131,20 @@ int sp_pagemap_window(int fd, enum sp_pagemap_query query, uint64_t window, unsi
 }
 
 #define ENTRY_EXCLUSIVE (UINT64_C(1) << 56)
+#define ENTRY_SWAPPED   (UINT64_C(1) << 62)
 #define ENTRY_PRESENT   (UINT64_C(1) << 63)
 
 static bool entry_exclusive(uint64_t entry) {
     return (entry & (ENTRY_EXCLUSIVE | ENTRY_PRESENT)) == (ENTRY_EXCLUSIVE | ENTRY_PRESENT);
+}
+
+bool sp_pagemap_there(int fd, uintptr_t address) {
+    uint64_t entry = 0;
+    long r;
+    do
+        r = sp_syscall(SYS_pread64, fd, &entry, sizeof(entry), address / SP_PAGE_SIZE * sizeof(entry));
+    while (r == -ENOMEM || r == -EINTR); /* no memory for the kernel's buffer */
+    return entry & (ENTRY_PRESENT | ENTRY_SWAPPED);
 }
 
 int sp_pagemap_exclusive_window(int fd, uint64_t window, sp_bits *ret_bits) {

@@ -40,6 +40,11 @@ SP_WARN_UNUSED int sp_pagemap_scan(int fd, enum sp_pagemap_query query, uint64_t
 SP_WARN_UNUSED int sp_pagemap_window(int fd, enum sp_pagemap_query query, uint64_t window, unsigned first,
                                      unsigned last, sp_bits *ret_bits);
 
+/* Whether there is a page at the address: present, swapped out, or just being migrated by the kernel. Where
+ * the kernel is short of memory this goes on until there is an answer; may be called between freeze and thaw
+ * (I5). */
+bool sp_pagemap_there(int fd, uintptr_t address);
+
 /* The pages of a window (address / SP_WINDOW_SIZE) that are present and used by this process only (bit 56 of
  * their pagemap entries): not shared by fork. One read. */
 SP_WARN_UNUSED int sp_pagemap_exclusive_window(int fd, uint64_t window, sp_bits *ret_bits);

@@ -13,6 +13,7 @@
 
 #include "os/fault.h"
 #include "os/kernel.h"
+#include "os/pagemap.h"
 #include "os/syscall.h"
 
 static int from_device(int dev_fd, int *ret_fd) {
@@ -100,17 +101,6 @@ int sp_uffd_unregister(int fd, uintptr_t start, size_t bytes) {
     return (int)sp_syscall(SYS_ioctl, fd, UFFDIO_UNREGISTER, &arg);
 }
 
-/* Whether there is a page of anonymous memory, one that the kernel is just migrating included (mincore(2)).
- */
-static bool is_there(uintptr_t address) {
-    uint8_t there = 0;
-    long r;
-    do
-        r = sp_syscall(SYS_mincore, address, SP_PAGE_SIZE, &there);
-    while (r == -EAGAIN); /* no memory for the kernel's buffer */
-    return r == 0 && (there & 1);
-}
-
 /*
  * Linux 6.18 does not count all that it moves. Where it finds that a page has changed while it was about to
  * move it (the program has written to it, so that the entry is another; the page is being migrated by
@@ -119,14 +109,15 @@ static bool is_there(uintptr_t address) {
  * (move_pages in mm/userfaultfd.c, where `err` is not reset). Such pages are known by the hole they left.
  * They are looked for at once, because a fork that comes next must be given what is away.
  */
-static size_t moved_uncounted(uintptr_t target, uintptr_t source, size_t bytes) {
+static size_t moved_uncounted(int pagemap, uintptr_t target, uintptr_t source, size_t bytes) {
     size_t moved = 0;
-    while (moved < bytes && is_there(target + moved) && !is_there(source + moved))
+    while (moved < bytes && sp_pagemap_there(pagemap, target + moved) &&
+           !sp_pagemap_there(pagemap, source + moved))
         moved += SP_PAGE_SIZE;
     return moved;
 }
 
-int sp_uffd_move(int fd, uintptr_t target, uintptr_t source, size_t bytes, size_t *ret_moved) {
+int sp_uffd_move(int fd, int pagemap, uintptr_t target, uintptr_t source, size_t bytes, size_t *ret_moved) {
     *ret_moved = 0;
     int fault = sp_fault("uffd_move");
     if (fault)
@@ -135,7 +126,7 @@ int sp_uffd_move(int fd, uintptr_t target, uintptr_t source, size_t bytes, size_
     int r = (int)sp_syscall(SYS_ioctl, fd, UFFDIO_MOVE, &arg);
     size_t moved = arg.move > 0 ? (size_t)arg.move : 0;
     if (moved || r == -EEXIST) /* after a part the reason is not told: it may be this one */
-        moved += moved_uncounted(target + moved, source + moved, bytes - moved);
+        moved += moved_uncounted(pagemap, target + moved, source + moved, bytes - moved);
     *ret_moved = moved;
     return moved == bytes ? 0 : r;
 }

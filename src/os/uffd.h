@@ -50,9 +50,11 @@ SP_WARN_UNUSED int sp_uffd_unregister(int fd, uintptr_t start, size_t bytes);
  * a fork event waits to be read (mmap_changing).
  *
  * The target must be empty and stay so but for this call, and holes of the source must be none but those that
- * it makes: that is how pages are found again that the kernel has moved without saying so.
+ * it makes: that is how pages are found again, by `pagemap` (sp_pagemap_open), that the kernel has moved
+ * without saying so.
  */
-SP_WARN_UNUSED int sp_uffd_move(int fd, uintptr_t target, uintptr_t source, size_t bytes, size_t *ret_moved);
+SP_WARN_UNUSED int sp_uffd_move(int fd, int pagemap, uintptr_t target, uintptr_t source, size_t bytes,
+                                size_t *ret_moved);
 
 /* UFFDIO_COPY without waking. -EEXIST: a page is there already; -EAGAIN as above; -ESRCH: the process has
  * gone. */

@@ -70,7 +70,7 @@ static uint8_t bytes[32];
     X("uffd_enable", sp_uffd_enable(-1, 0))                                                                  \
     X("uffd_register", sp_uffd_register(-1, 0, 0, 0))                                                        \
     X("uffd_unregister", sp_uffd_unregister(-1, 0, 0))                                                       \
-    X("uffd_move", sp_uffd_move(-1, 0, 0, 0, &size))                                                         \
+    X("uffd_move", sp_uffd_move(-1, -1, 0, 0, 0, &size))                                                     \
     X("uffd_copy", sp_uffd_copy(-1, 0, NULL, PAGE))                                                          \
     X("uffd_wake", sp_uffd_wake(-1, 0, 0))                                                                   \
     X("uffd_protect", sp_uffd_protect(-1, 0, 0, true))                                                       \

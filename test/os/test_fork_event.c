@@ -53,7 +53,7 @@ static int clone_while_frozen(void) {
     pthread_t thread;
     int child_uffd = -1;
 
-    if (sp_uffd_move(uffd, AT(scratch, 0), AT(source, 0), 4 * PAGE, &moved) < 0)
+    if (sp_uffd_move(uffd, -1, AT(scratch, 0), AT(source, 0), 4 * PAGE, &moved) < 0)
         return -1;
     if (sp_uffd_read(uffd, &child_uffd) != SP_UFFD_NOTHING)
         return -2;
@@ -61,7 +61,7 @@ static int clone_while_frozen(void) {
     if (sp_wait_readable(&uffd, 1, UINT64_C(60000000000)) != 1)
         return -3;
     /* The event waits: nothing moves, in either direction. */
-    if (sp_uffd_move(uffd, AT(scratch, 4), AT(source, 4), PAGE, &moved) != -EAGAIN || moved != 0)
+    if (sp_uffd_move(uffd, -1, AT(scratch, 4), AT(source, 4), PAGE, &moved) != -EAGAIN || moved != 0)
         return -4;
     if (__atomic_load_n(&pid, __ATOMIC_ACQUIRE) != 0)
         return -5;
@@ -78,7 +78,7 @@ static int clone_while_frozen(void) {
     if (waitpid(pid, &status, 0) != pid || !WIFEXITED(status))
         return -9;
     close(child_uffd);
-    if (sp_uffd_move(uffd, AT(source, 0), AT(scratch, 0), 4 * PAGE, &moved) < 0)
+    if (sp_uffd_move(uffd, -1, AT(source, 0), AT(scratch, 0), 4 * PAGE, &moved) < 0)
         return -10;
     for (size_t i = 0; i < N; i++)
         if (!page_is(source + i * PAGE, 1, i))
@@ -98,7 +98,7 @@ static void without_the_event_the_child_reads_zeros(void **state) {
     pid_t pid = 0;
     int status;
     open_all(uffd_new(0));
-    assert_int_equal(sp_uffd_move(uffd, AT(scratch, 0), AT(source, 0), 4 * PAGE, &moved), 0);
+    assert_int_equal(sp_uffd_move(uffd, -1, AT(scratch, 0), AT(source, 0), 4 * PAGE, &moved), 0);
     clone_main(&pid);
     assert_int_equal(waitpid(pid, &status, 0), pid);
     assert_true(WIFEXITED(status));
@@ -111,7 +111,7 @@ static void a_child_that_has_gone_is_told(void **state) {
     size_t moved;
     int child_uffd;
     open_all(uffd_new(SP_UFFD_EVENT_FORK));
-    assert_int_equal(sp_uffd_move(uffd, AT(scratch, 0), AT(source, 0), 4 * PAGE, &moved), 0);
+    assert_int_equal(sp_uffd_move(uffd, -1, AT(scratch, 0), AT(source, 0), 4 * PAGE, &moved), 0);
     pthread_t thread;
     pid_t pid = 0;
     assert_int_equal(pthread_create(&thread, NULL, clone_main, &pid), 0);
@@ -142,11 +142,11 @@ static int frozen_for_the_kernel_too(void) {
     int p[2];
     pthread_t thread;
     source[5 * PAGE] = source[5 * PAGE] ^ 1; /* the program's own again after the child */
-    CHILD_CHECK(sp_uffd_move(uffd, AT(scratch, 5), AT(source, 5), PAGE, &moved) == 0);
+    CHILD_CHECK(sp_uffd_move(uffd, -1, AT(scratch, 5), AT(source, 5), PAGE, &moved) == 0);
     CHILD_CHECK(pipe(p) == 0 && write(p[1], "read", 4) == 4);
     CHILD_CHECK(pthread_create(&thread, NULL, read_from_pipe, &p[0]) == 0);
     CHILD_CHECK(sp_wait_readable(&uffd, 1, UINT64_C(60000000000)) == 1);
-    CHILD_CHECK(sp_uffd_move(uffd, AT(source, 5), AT(scratch, 5), PAGE, &moved) == 0);
+    CHILD_CHECK(sp_uffd_move(uffd, -1, AT(source, 5), AT(scratch, 5), PAGE, &moved) == 0);
     CHILD_CHECK(sp_uffd_wake(uffd, AT(source, 5), PAGE) == 0);
     pthread_join(thread, NULL);
     CHILD_CHECK(p[0] == 4);

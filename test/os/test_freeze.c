@@ -32,12 +32,12 @@ static int teardown(void **state) {
 static void freeze(void) {
     size_t moved;
     assert_int_equal(sp_uffd_register(uffd, AT(source, 0), N * PAGE, SP_UFFD_MODE_MISSING), 0);
-    assert_int_equal(sp_uffd_move(uffd, AT(scratch, 0), AT(source, 0), N * PAGE, &moved), 0);
+    assert_int_equal(sp_uffd_move(uffd, -1, AT(scratch, 0), AT(source, 0), N * PAGE, &moved), 0);
 }
 
 static void put_back(void) {
     size_t moved;
-    assert_int_equal(sp_uffd_move(uffd, AT(source, 0), AT(scratch, 0), N * PAGE, &moved), 0);
+    assert_int_equal(sp_uffd_move(uffd, -1, AT(source, 0), AT(scratch, 0), N * PAGE, &moved), 0);
 }
 
 static void thaw(void) {

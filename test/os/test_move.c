@@ -36,7 +36,7 @@ static int teardown(void **state) {
 }
 
 static int move(size_t from, size_t n, size_t *moved) {
-    return sp_uffd_move(uffd, AT(scratch, from), AT(source, from), n * PAGE, moved);
+    return sp_uffd_move(uffd, pagemap, AT(scratch, from), AT(source, from), n * PAGE, moved);
 }
 
 static void moves_content_and_leaves_a_hole(void **state) {
@@ -53,7 +53,7 @@ static void moves_back(void **state) {
     size_t moved;
     assert_int_equal(sp_uffd_register(uffd, AT(source, 0), N * PAGE, SP_UFFD_MODE_MISSING), 0);
     assert_int_equal(move(0, N, &moved), 0);
-    assert_int_equal(sp_uffd_move(uffd, AT(source, 0), AT(scratch, 0), N * PAGE, &moved), 0);
+    assert_int_equal(sp_uffd_move(uffd, pagemap, AT(source, 0), AT(scratch, 0), N * PAGE, &moved), 0);
     assert_int_equal(moved, N * PAGE);
     for (size_t i = 0; i < N; i++)
         assert_true(page_is(source + i * PAGE, 1, i));
@@ -74,7 +74,7 @@ static void reports_a_partial_move(void **state) {
 static void refuses_an_occupied_target(void **state) {
     size_t moved;
     assert_int_equal(move(0, 1, &moved), 0);
-    assert_int_equal(sp_uffd_move(uffd, AT(scratch, 0), AT(source, 1), PAGE, &moved), -EEXIST);
+    assert_int_equal(sp_uffd_move(uffd, pagemap, AT(scratch, 0), AT(source, 1), PAGE, &moved), -EEXIST);
     assert_int_equal(moved, 0);
     assert_true(page_is(scratch, 1, 0));
     assert_true(page_is(source + PAGE, 1, 1));
@@ -172,7 +172,7 @@ static void move_loses_the_mark(void **state) {
     assert_int_equal(sp_uffd_register(uffd, AT(source, 4), PAGE, SP_UFFD_MODE_WP | SP_UFFD_MODE_MISSING), 0);
     assert_false(written(4)); /* registering for more keeps it */
     assert_int_equal(move(4, 1, &moved), 0);
-    assert_int_equal(sp_uffd_move(uffd, AT(source, 4), AT(scratch, 4), PAGE, &moved), 0);
+    assert_int_equal(sp_uffd_move(uffd, pagemap, AT(source, 4), AT(scratch, 4), PAGE, &moved), 0);
     assert_true(written(4));
     assert_false(written(3));
     assert_false(written(5));
@@ -222,7 +222,7 @@ static void copy_works_where_move_back_is_refused(void **state) {
     assert_int_equal(sp_uffd_register(uffd, AT(source, 0), N * PAGE, SP_UFFD_MODE_MISSING), 0);
     assert_int_equal(move(0, 1, &moved), 0);
     assert_int_equal((int)sp_syscall(SYS_mlock2, source, PAGE, MLOCK_ONFAULT), 0);
-    assert_int_equal(sp_uffd_move(uffd, AT(source, 0), AT(scratch, 0), PAGE, &moved), -EINVAL);
+    assert_int_equal(sp_uffd_move(uffd, pagemap, AT(source, 0), AT(scratch, 0), PAGE, &moved), -EINVAL);
     assert_int_equal(sp_uffd_copy(uffd, AT(source, 0), scratch, PAGE), 0);
     assert_true(page_is(source, 1, 0));
 }
@@ -245,7 +245,7 @@ static void *writer(void *arg) {
 static void move_all(uintptr_t to, uintptr_t from, size_t bytes) {
     for (size_t done = 0; done < bytes;) {
         size_t moved;
-        int r = sp_uffd_move(uffd, to + done, from + done, bytes - done, &moved);
+        int r = sp_uffd_move(uffd, pagemap, to + done, from + done, bytes - done, &moved);
         done += moved;
         assert_true(r == 0 || moved || r == -EAGAIN);
         if (r == 0)

@@ -298,7 +298,7 @@ static void holes_of_watched_mappings_are_watched(void **state) {
     assert_int_equal(
         sp_uffd_register(uffd, AT(region, 64), 64 * PAGE, SP_UFFD_MODE_MISSING | SP_UFFD_MODE_WP), 0);
     assert_watch(0, N, 'w');
-    assert_int_equal(sp_uffd_move(uffd, AT(scratch, 64), AT(region, 64), 64 * PAGE, &moved), 0);
+    assert_int_equal(sp_uffd_move(uffd, pagemap, AT(scratch, 64), AT(region, 64), 64 * PAGE, &moved), 0);
     assert_watch(0, N, 'w');
     assert_int_equal(sp_uffd_unregister(uffd, AT(region, 64), 64 * PAGE), 0);
     assert_watch(64, 128, 'u');
@@ -356,7 +356,7 @@ static void nothing_goes_back_into_what_replaced_it(void **state) {
     assert_int_equal(sp_segment_init(&store), 0);
     assert_int_equal(sp_map_store(AT(region, 2), PAGE, store.fd_shared, 0), 0);
     for (size_t i = 0; i < 3; i++) {
-        int r = sp_uffd_move(uffd, AT(region, i), AT(scratch, i), PAGE, &moved);
+        int r = sp_uffd_move(uffd, pagemap, AT(region, i), AT(scratch, i), PAGE, &moved);
         assert_true(r == -EINVAL || r == -ENOENT);
         assert_int_equal(moved, 0);
         char *source = plain + (PAGE - (uintptr_t)plain % PAGE);
@@ -364,7 +364,7 @@ static void nothing_goes_back_into_what_replaced_it(void **state) {
         assert_int_equal(sp_uffd_copy(uffd, AT(region, i), source, PAGE), -ENOENT);
     }
     assert_true(page_is_zero(region) && page_is_zero(region + 2 * PAGE));
-    assert_int_equal(sp_uffd_move(uffd, AT(region, 3), AT(scratch, 3), PAGE, &moved), 0);
+    assert_int_equal(sp_uffd_move(uffd, pagemap, AT(region, 3), AT(scratch, 3), PAGE, &moved), 0);
     assert_true(page_is(region + 3 * PAGE, 1, 3));
     must(sp_map_fresh(AT(region, 0), N * PAGE, PROT_READ | PROT_WRITE), "map");
     sp_segment_deinit(&store);

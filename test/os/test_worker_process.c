@@ -389,7 +389,7 @@ static long freeze_page(void *arg) {
     if (r == 0)
         r = sp_uffd_register(f->fd, (uintptr_t)f->page, PAGE, SP_UFFD_MODE_MISSING);
     if (r == 0)
-        r = sp_uffd_move(f->fd, (uintptr_t)f->scratch, (uintptr_t)f->page, PAGE, &moved);
+        r = sp_uffd_move(f->fd, -1, (uintptr_t)f->scratch, (uintptr_t)f->page, PAGE, &moved);
     return r;
 }
 
@@ -528,7 +528,7 @@ static long watch(void *arg) {
     told->worker = (int)sp_syscall(SYS_getpid);
     for (;;) {
         uintptr_t t = a;
-        if (sp_uffd_move(w->f.fd, a, b, PAGE, &moved))
+        if (sp_uffd_move(w->f.fd, -1, a, b, PAGE, &moved))
             return -1;
         a = b;
         b = t;
