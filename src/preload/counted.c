@@ -37,23 +37,23 @@ static bool was_counted(const struct stat *seen) {
 /* What comes after us: another preloaded library, or the C library, which does not give out its old names
  * without their version. */
 static void *next(const char *name, const char *version) {
-    void *real = dlsym(RTLD_NEXT, name);
-    return real || !version ? real : dlvsym(RTLD_NEXT, name, version);
+    return version ? dlvsym(RTLD_NEXT, name, version) : dlsym(RTLD_NEXT, name);
 }
 
 /* Defines names_NAME in front of the C library's function. */
 #define COUNTED(name, version, parameters, arguments)                                                        \
+    static int(*real_##name) parameters;                                                                     \
     int names_##name parameters SHIM_NAME(#name);                                                            \
     int names_##name parameters {                                                                            \
-        static int(*real) parameters;                                                                        \
-        if (!real)                                                                                           \
-            real = (int(*) parameters)next(#name, version);                                                  \
-        if (!real) {                                                                                         \
+        if (!real_##name) {                                                                                  \
             errno = ENOSYS;                                                                                  \
             return -1;                                                                                       \
         }                                                                                                    \
-        int r = real arguments;                                                                              \
-        return r == 0 && was_counted(seen) ? real arguments : r;                                             \
+        int r = real_##name arguments;                                                                       \
+        return r == 0 && was_counted(seen) ? real_##name arguments : r;                                      \
+    }                                                                                                        \
+    static void find_##name(void) {                                                                          \
+        real_##name = (int(*) parameters)next(#name, version);                                               \
     }
 
 /* struct stat64 is the same. */
@@ -68,19 +68,32 @@ COUNTED(__xstat64, "GLIBC_2.2.5", (int kind, PATH), (kind, path, seen))
 COUNTED(__fxstatat, "GLIBC_2.4", (int kind, AT), (kind, fd, path, seen, flags))
 COUNTED(__fxstatat64, "GLIBC_2.4", (int kind, AT), (kind, fd, path, seen, flags))
 
+static DIR *(*real_opendir)(const char *);
+
 /* Who lists the directory begins to do so after this. */
 DIR *names_opendir(const char *path) SHIM_NAME("opendir");
 DIR *names_opendir(const char *path) {
-    static DIR *(*real)(const char *);
     struct stat seen;
-    if (!real)
-        real = (DIR * (*)(const char *)) next("opendir", NULL);
-    if (!real) {
+    if (!real_opendir) {
         errno = ENOSYS;
         return NULL;
     }
-    DIR *d = real(path);
+    DIR *d = real_opendir(path);
     if (d && single_is_near() && sp_syscall(SYS_fstat, dirfd(d), &seen) == 0)
         (void)was_counted(&seen);
     return d;
+}
+
+/* Not when they are called: that would end what dlerror has to say to the program, and stat may be called by
+ * a signal handler. */
+void counted_init(void) {
+    find_stat();
+    find_stat64();
+    find_fstatat();
+    find_fstatat64();
+    find___xstat();
+    find___xstat64();
+    find___fxstatat();
+    find___fxstatat64();
+    real_opendir = (DIR * (*)(const char *)) next("opendir", NULL);
 }

@@ -23,19 +23,20 @@ static void follow(void) {
 
 /* Defines names_NAME in front of the C library's function. */
 #define IDENTITY(name, parameters, arguments)                                                                \
+    static int(*real_##name) parameters;                                                                     \
     int names_##name parameters SHIM_NAME(#name);                                                            \
     int names_##name parameters {                                                                            \
-        static int(*real) parameters;                                                                        \
-        if (!real)                                                                                           \
-            real = (int(*) parameters)dlsym(RTLD_NEXT, #name);                                               \
-        if (!real) {                                                                                         \
+        if (!real_##name) {                                                                                  \
             errno = ENOSYS;                                                                                  \
             return -1;                                                                                       \
         }                                                                                                    \
-        int r = real arguments;                                                                              \
+        int r = real_##name arguments;                                                                       \
         if (r == 0)                                                                                          \
             follow();                                                                                        \
         return r;                                                                                            \
+    }                                                                                                        \
+    static void find_##name(void) {                                                                          \
+        real_##name = (int(*) parameters)dlsym(RTLD_NEXT, #name);                                            \
     }
 
 IDENTITY(setuid, (uid_t uid), (uid))
@@ -48,3 +49,17 @@ IDENTITY(setregid, (gid_t real_gid, gid_t gid), (real_gid, gid))
 IDENTITY(setresgid, (gid_t real_gid, gid_t gid, gid_t saved_gid), (real_gid, gid, saved_gid))
 IDENTITY(setgroups, (size_t n, const gid_t *groups), (n, groups))
 IDENTITY(initgroups, (const char *user, gid_t group), (user, group))
+
+/* As in counted.c. */
+void identity_init(void) {
+    find_setuid();
+    find_seteuid();
+    find_setreuid();
+    find_setresuid();
+    find_setgid();
+    find_setegid();
+    find_setregid();
+    find_setresgid();
+    find_setgroups();
+    find_initgroups();
+}

@@ -8,8 +8,11 @@
  * The list of libraries is read from the dynamic linker's own: all functions that could be asked are among
  * those that such a runtime replaces, and it has not started yet.
  */
+#include <fcntl.h>
 #include <link.h>
 #include <string.h>
+#include <sys/auxv.h>
+#include <sys/stat.h>
 
 #include "preload/shim.h"
 
@@ -46,29 +49,53 @@ static bool list_restore(char *list) {
     while (ours > list && !strchr(": ", ours[-1]))
         ours--;
     memmove(ours, *end ? end + 1 : end, strlen(*end ? end + 1 : end) + 1);
-    char *last = strrchr(list, ':');
-    const char *name = base_name(last ? last + 1 : list);
+    char *last = list + strlen(list);
+    while (last > list && !strchr(": ", last[-1]))
+        last--;
+    const char *name = base_name(last);
     if (!strncmp(name, "libmimalloc.so", 14) || !strncmp(name, "libjemalloc.so", 14))
-        *(last ? last : list) = '\0';
+        last[last > list ? -1 : 0] = '\0';
     return true;
+}
+
+/* By the name that it was executed by, where that still leads to it: it is the process's name, too. */
+static const char *own_path(void) {
+    const char *name = (const char *)getauxval(AT_EXECFN);
+    struct stat by_name, own;
+    bool same = name && sp_syscall(SYS_newfstatat, AT_FDCWD, name, &by_name, 0) == 0 &&
+                sp_syscall(SYS_newfstatat, AT_FDCWD, "/proc/self/exe", &own, 0) == 0 &&
+                by_name.st_dev == own.st_dev && by_name.st_ino == own.st_ino;
+    return same ? name : "/proc/self/exe";
 }
 
 void leave_if_sanitized(char **argv, char **environment) {
     static const char variable[] = "LD_PRELOAD=";
-    char path[4096];
+    char before[4096];
     char **at = environment;
 
     while (*at && strncmp(*at, variable, sizeof(variable) - 1))
         at++;
     if (!*at || !has_runtime())
         return;
-    long n = sp_syscall(SYS_readlink, "/proc/self/exe", path, sizeof(path) - 1);
-    if (n <= 0 || !list_restore(*at + sizeof(variable) - 1))
+    /* Started by the dynamic linker as a command, which has taken its own arguments away: nothing to go by.
+     */
+    if (!getauxval(AT_BASE) || strlen(*at) >= sizeof(before))
         return;
-    path[n] = '\0';
-    if (!(*at)[sizeof(variable) - 1])
+    char *entry = *at, **gap = at;
+    strcpy(before, entry);
+    if (!list_restore(entry + sizeof(variable) - 1))
+        return;
+    if (!entry[sizeof(variable) - 1])
         do
-            at[0] = at[1];
-        while (*at++);
-    sp_syscall(SYS_execve, path, argv, environment);
+            gap[0] = gap[1];
+        while (*gap++);
+    sp_syscall(SYS_execve, own_path(), argv, environment);
+    if (*at != entry) { /* the program runs on here: as it was */
+        for (gap = at; *gap; gap++)
+            ;
+        for (; gap > at; gap--)
+            gap[0] = gap[-1];
+        *at = entry;
+    }
+    strcpy(entry, before);
 }

@@ -103,6 +103,8 @@ __attribute__((constructor)) static void construct(int argc, char **argv, char *
     int saved = errno;
     (void)argc;
     leave_if_sanitized(argv, environment);
+    counted_init(); /* also where nothing is merged: the names go on to the C library's */
+    identity_init();
     start(environment);
     errno = saved;
 }
