@@ -30,10 +30,25 @@ int sp_wake_open(int *ret_fd, int *ret_tid) {
     return 0;
 }
 
+/*
+ * A signal of this kind that was sent to the process, and that no thread took at once because all block it,
+ * is read here too: it goes on to the main thread, as it came (rt_tgsigqueueinfo(2)).
+ */
+static void pass_on(const struct signalfd_siginfo *from) {
+    long pid = sp_syscall(SYS_getpid);
+    siginfo_t info = {.si_signo = WAKE_SIGNAL, .si_errno = from->ssi_errno, .si_code = SI_QUEUE};
+    if (from->ssi_code == SI_TKILL && from->ssi_pid == (uint32_t)pid)
+        return;
+    info.si_pid = (pid_t)from->ssi_pid;
+    info.si_uid = from->ssi_uid;
+    info.si_value.sival_ptr = (void *)(uintptr_t)from->ssi_ptr;
+    sp_syscall(SYS_rt_tgsigqueueinfo, pid, pid, WAKE_SIGNAL, &info);
+}
+
 void sp_wake_clear(int fd) {
     struct signalfd_siginfo info;
     while (sp_syscall6(SYS_read, fd, (long)&info, sizeof(info), 0, 0, 0) == (long)sizeof(info))
-        ;
+        pass_on(&info);
 }
 
 void sp_wake(int tid) {
