@@ -3,7 +3,10 @@
  * Every counter, once: name, unit, how values of several clients combine, meaning. The command line, the
  * status message, --json, the manual page and the tests are all fed from this table.
  *
- * The first block has KSM's names and KSM's meaning (Documentation/admin-guide/mm/ksm.rst).
+ * The first block has KSM's names and KSM's meaning (Documentation/admin-guide/mm/ksm.rst): all of its files
+ * that are no settings, but general_profit, which is made of the others (sp_counters_general_profit). Where
+ * KSM has chains of duplicates, for pages that are shared max_page_sharing times, we have none
+ * (core/stable.h): stable_node_chains and stable_node_dups are 0 by design, and pages_full counts such pages.
  *   X(name, unit, owner, meaning)
  *   unit:  pages, bytes, count, ns
  *   owner: CLIENT - kept by each worker and reported; a domain's value is the sum over its clients
@@ -25,6 +28,8 @@
     X(pages_scanned, pages, CLIENT, "pages fingerprinted so far")                                            \
     X(full_scans, count, CLIENT, "how often all registered memory was looked through")                       \
     X(ksm_zero_pages, pages, CLIENT, "pages of zeros given back to the kernel and not written since")        \
+    X(stable_node_chains, count, DOMAIN, "always 0: no page of the store has duplicates in a chain")         \
+    X(stable_node_dups, count, DOMAIN, "always 0, see pages_full")                                           \
     X(resident_pages, pages, CLIENT, "resident pages of registered memory, shared ones included")            \
     X(registered_bytes, bytes, CLIENT, "address space registered for merging")                               \
     X(pages_merged, pages, CLIENT, "pages remapped onto the store so far")                                   \
@@ -37,6 +42,7 @@
     X(errors, count, CLIENT, "failed system calls of the worker so far; the memory stayed intact")           \
     X(cpu_ns, ns, CLIENT, "CPU time of the workers")                                                         \
     X(own_bytes, bytes, CLIENT, "memory the workers use for themselves")                                     \
+    X(pages_full, pages, DOMAIN, "store pages that were shared max_page_sharing times: offered no more")     \
     X(pages_published, pages, DOMAIN, "pages written into the store so far")                                 \
     X(pages_punched, pages, DOMAIN, "store pages given back to the kernel so far")                           \
     X(pages_deferred, pages, DOMAIN, "given-back references kept until forked children have gone")           \

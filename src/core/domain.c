@@ -55,6 +55,7 @@ struct sp_domain {
     struct sp_clients clients;
     uint64_t chunks;          /* opened so far */
     uint64_t store_pages_max; /* 0: no limit */
+    uint64_t sharers_max;     /* of one store page; SP_UNBOUNDED_SHARING: no limit */
     bool paused;
     bool sweeping;
     struct sp_table_place sweep;
@@ -87,6 +88,7 @@ int sp_domain_new(const struct sp_alloc *alloc, const struct sp_domain_events *e
     d->alloc = (struct sp_alloc){counted_get, counted_put, d};
     d->index_bytes = sizeof *d;
     d->events = *events;
+    d->sharers_max = SP_UNBOUNDED_SHARING;
     sp_sieve_init(&d->sieve, &d->alloc);
     sp_stable_init(&d->stable, &d->alloc, &d->sieve);
     sp_clients_init(&d->clients, &d->alloc);
@@ -120,6 +122,10 @@ struct sp_domain *sp_domain_free(struct sp_domain *d) {
 void sp_domain_limit(struct sp_domain *d, uint64_t store_pages_max, bool paused) {
     d->store_pages_max = store_pages_max;
     d->paused = paused;
+}
+
+void sp_domain_limit_sharing(struct sp_domain *d, uint64_t sharers_max) {
+    d->sharers_max = sharers_max;
 }
 
 int sp_domain_client_add(struct sp_domain *d, sp_client *ret_client) {
@@ -183,6 +189,22 @@ static void group_settle(struct sp_domain *d, sp_fp fp) {
     sp_unstable_group(&d->unstable, fp, &g);
     if (g.n >= 2 && sp_group_pending(&g) < 0)
         hint(d, g.entry[0]);
+}
+
+/* Whether one more may share a page that was found; if not, nobody finds it any more. */
+static bool has_room(struct sp_domain *d, sp_store_page store) {
+    if (d->sharers_max == SP_UNBOUNDED_SHARING || sp_stable_references(&d->stable, store) < d->sharers_max)
+        return true;
+    sp_stable_close(&d->stable, store);
+    return false;
+}
+
+static bool find_whole(struct sp_domain *d, sp_fp fp, sp_store_page *ret_store) {
+    return sp_stable_find(&d->stable, fp, ret_store) && has_room(d, *ret_store);
+}
+
+static bool find_probe(struct sp_domain *d, sp_fp probe, sp_store_page *ret_store) {
+    return sp_stable_probe(&d->stable, probe, ret_store) && has_room(d, *ret_store);
 }
 
 /* Takes the reference, in the ledger first: that is what may fail. */
@@ -262,7 +284,7 @@ static struct sp_answer answer_probe(struct sp_domain *d, sp_client client, stru
                                      struct sp_query q) {
     sp_store_page store;
     struct sp_group g;
-    bool trusted = probes_trusted(d), stable = sp_stable_probe(&d->stable, q.fp, &store);
+    bool trusted = probes_trusted(d), stable = find_probe(d, q.fp, &store);
     d->guesses += stable;
     if (trusted && stable)
         return share(d, m, store);
@@ -297,7 +319,7 @@ static struct sp_answer answer(struct sp_domain *d, sp_client client, struct sp_
         return (struct sp_answer){SP_ANSWER_DECLINED, SP_STORE_NONE};
     if (!sp_fp_whole(q.fp))
         return answer_probe(d, client, m, q);
-    if (sp_stable_find(&d->stable, q.fp, &store))
+    if (find_whole(d, q.fp, &store))
         return share(d, m, store);
     enum sp_answer_kind kind = remember(d, client, q);
     if (kind != SP_ANSWER_DECLINED)
@@ -366,7 +388,7 @@ void sp_domain_publish(struct sp_domain *d, sp_client client, struct sp_query qu
     if (!m || !query_valid(query))
         return;
     sp_store_page store;
-    if (sp_stable_find(&d->stable, whole, &store)) {
+    if (find_whole(d, whole, &store)) {
         *ret = share(d, m, store);
         return;
     }
@@ -414,7 +436,7 @@ int sp_domain_publish_commit(struct sp_domain *d, sp_client client, struct sp_qu
     if (!query_valid(query) || !sp_fp_whole(whole) || sp_fp_whole(probe) || !store_given_out(d, store) ||
         sp_stable_references(&d->stable, store) > 0)
         return -EINVAL;
-    int r = !m ? -ESRCH : sp_stable_find(&d->stable, whole, &there) ? -EEXIST : 0;
+    int r = !m ? -ESRCH : find_whole(d, whole, &there) ? -EEXIST : 0;
     if (r == 0)
         r = publish(d, m, whole, probe, store);
     if (r < 0) {
@@ -564,6 +586,7 @@ void sp_domain_counters(const struct sp_domain *d, struct sp_counters *into) {
     uint64_t sharing = d->stable.references - d->stable.pages;
     into->v[SP_COUNTER_pages_shared] = d->stable.pages;
     into->v[SP_COUNTER_pages_sharing] = sharing;
+    into->v[SP_COUNTER_pages_full] = d->stable.closed;
     into->v[SP_COUNTER_pages_published] = d->published;
     into->v[SP_COUNTER_pages_punched] = d->punched;
     into->v[SP_COUNTER_pages_deferred] = d->deferred;

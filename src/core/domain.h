@@ -72,6 +72,10 @@ struct sp_domain *sp_domain_free(struct sp_domain *d);
  * shared for now (exposure guard). */
 void sp_domain_limit(struct sp_domain *d, uint64_t store_pages_max, bool paused);
 
+/* Most pages that may share one store page (SP_UNBOUNDED_SHARING: no limit), set at any time. Those that
+ * share already more than a new limit go on; nobody joins them. */
+void sp_domain_limit_sharing(struct sp_domain *d, uint64_t sharers_max);
+
 /* -ENOMEM, -EUSERS (no free client number: try again after sp_domain_sweep). */
 SP_WARN_UNUSED int sp_domain_client_add(struct sp_domain *d, sp_client *ret_client);
 

@@ -11,8 +11,11 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "core/counters.h"
+
 const struct sp_setting_info sp_setting_info[SP_SETTING_COUNT] = {
-#define X(name, unit, def, min, max, meaning) {#name, #unit, def, min, max, meaning},
+#define X(name, unit, def, min, max, scope, origin, meaning)                                                 \
+    {#name, #unit, def, min, max, SP_SETTING_OF_##scope, SP_ORIGIN_##origin, meaning},
     SP_SETTINGS(X)
 #undef X
 };
@@ -56,7 +59,20 @@ static struct shown show(struct piece p) {
     return s;
 }
 
+static bool is_word(struct piece p, const char *word) {
+    return strlen(word) == p.length && memcmp(word, p.at, p.length) == 0;
+}
+
+static bool is_counter(struct piece key) {
+    for (size_t i = 0; i < SP_COUNTER_COUNT; i++)
+        if (is_word(key, sp_counter_info[i].name))
+            return true;
+    return is_word(key, "general_profit");
+}
+
 static int fail_unknown(const struct error_text *error, struct piece key) {
+    if (is_counter(key))
+        return fail(error, -EROFS, "'%s' is a counter: it can be read, not set", show(key).text);
     char known[1024] = "";
     size_t used = 0;
     for (size_t i = 0; i < SP_SETTING_COUNT && used < sizeof known; i++)
@@ -67,10 +83,13 @@ static int fail_unknown(const struct error_text *error, struct piece key) {
 
 static int setting_find(struct piece key) {
     for (int i = 0; i < SP_SETTING_COUNT; i++)
-        if (strlen(sp_setting_info[i].name) == key.length &&
-            memcmp(sp_setting_info[i].name, key.at, key.length) == 0)
+        if (is_word(key, sp_setting_info[i].name))
             return i;
     return -ENOENT;
+}
+
+int sp_setting_find(const char *name) {
+    return setting_find((struct piece){name, strlen(name)});
 }
 
 /* 0, -EINVAL, or -ERANGE when the number does not fit. */
@@ -92,8 +111,7 @@ static bool in_range(const struct sp_setting_info *info, uint64_t v) {
     return v >= info->value_min && v <= info->value_max;
 }
 
-static int value_parse(struct sp_settings *s, int setting, struct piece text,
-                       const struct error_text *error) {
+static int value_parse(int setting, struct piece text, uint64_t *ret, const struct error_text *error) {
     const struct sp_setting_info *info = &sp_setting_info[setting];
     uint64_t v = 0;
     int r = number_parse(text, &v);
@@ -103,21 +121,37 @@ static int value_parse(struct sp_settings *s, int setting, struct piece text,
         return fail(error, r, "%s '%s' for %s; allowed: %" PRIu64 " to %" PRIu64 " (%s)",
                     r == -ERANGE ? "value out of range" : "malformed value", show(text).text, info->name,
                     info->value_min, info->value_max, info->unit);
-    s->v[setting] = v;
+    *ret = v;
     return 0;
 }
 
-static int assignment_parse(struct sp_settings *s, struct piece text, const struct error_text *error) {
+static int assignment_parse(struct piece text, int *ret_setting, uint64_t *ret_value,
+                            const struct error_text *error) {
     const char *equals = memchr(text.at, '=', text.length);
     if (!equals || equals == text.at)
-        return fail(error, -EINVAL, "'%s' is not KEY=VALUE; allowed: KEY=VALUE[,KEY=VALUE...]",
-                    show(text).text);
+        return fail(error, -EINVAL, "'%s' is not KEY=VALUE", show(text).text);
     struct piece key = {text.at, (size_t)(equals - text.at)};
     struct piece value = {equals + 1, text.length - key.length - 1};
     int setting = setting_find(key);
     if (setting < 0)
         return fail_unknown(error, key);
-    return value_parse(s, setting, value, error);
+    int r = value_parse(setting, value, ret_value, error);
+    if (r == 0)
+        *ret_setting = setting;
+    return r;
+}
+
+static int change_add(struct sp_settings_change *c, struct piece text, const struct error_text *error) {
+    int setting;
+    uint64_t value;
+    int r = assignment_parse(text, &setting, &value, error);
+    if (r < 0)
+        return r;
+    if (c->given[setting])
+        return fail(error, -EEXIST, "%s is given twice", sp_setting_info[setting].name);
+    c->given[setting] = true;
+    c->values.v[setting] = value;
+    return 0;
 }
 
 void sp_settings_init(struct sp_settings *s) {
@@ -130,15 +164,77 @@ int sp_settings_parse(struct sp_settings *s, const char *text, char *error, size
     struct error_text out = {error, error_bytes};
     for (const char *at = text;; at++) {
         struct piece piece = {at, strcspn(at, ",")};
-        int r = assignment_parse(&parsed, piece, &out);
+        int setting;
+        uint64_t value;
+        int r = assignment_parse(piece, &setting, &value, &out);
         if (r < 0)
             return r;
+        parsed.v[setting] = value;
         at += piece.length;
         if (*at == '\0')
             break;
     }
     *s = parsed;
     return 0;
+}
+
+int sp_settings_change_add(struct sp_settings_change *c, const char *text, char *error, size_t error_bytes) {
+    return change_add(c, (struct piece){text, strlen(text)}, &(struct error_text){error, error_bytes});
+}
+
+static bool is_blank(char c) {
+    return c == ' ' || c == '\t' || c == '\r';
+}
+
+static struct piece trimmed(struct piece p) {
+    while (p.length && is_blank(*p.at)) {
+        p.at++;
+        p.length--;
+    }
+    while (p.length && is_blank(p.at[p.length - 1]))
+        p.length--;
+    return p;
+}
+
+/* One line of a file. Blanks around '=' are taken away in a copy, which is longer than any line that is
+ * right; what does not fit is shown as wrong as it stands. */
+static int line_add(struct sp_settings_change *c, struct piece line, const struct error_text *error) {
+    char copy[128];
+    line = trimmed(line);
+    if (line.length == 0 || *line.at == '#')
+        return 0;
+    const char *equals = memchr(line.at, '=', line.length);
+    if (!equals || line.length > sizeof copy)
+        return change_add(c, line, error);
+    struct piece key = trimmed((struct piece){line.at, (size_t)(equals - line.at)});
+    struct piece value = trimmed((struct piece){equals + 1, line.length - (size_t)(equals - line.at) - 1});
+    memcpy(copy, key.at, key.length);
+    copy[key.length] = '=';
+    memcpy(copy + key.length + 1, value.at, value.length);
+    return change_add(c, (struct piece){copy, key.length + 1 + value.length}, error);
+}
+
+int sp_settings_change_lines(struct sp_settings_change *c, const char *text, unsigned *ret_line, char *error,
+                             size_t error_bytes) {
+    struct sp_settings_change all = *c;
+    struct error_text out = {error, error_bytes};
+    for (unsigned number = 1; *text; number++) {
+        struct piece line = {text, strcspn(text, "\n")};
+        int r = line_add(&all, line, &out);
+        if (r < 0) {
+            *ret_line = number;
+            return r;
+        }
+        text += line.length + (text[line.length] == '\n');
+    }
+    *c = all;
+    return 0;
+}
+
+void sp_settings_apply(struct sp_settings *s, const struct sp_settings_change *c) {
+    for (size_t i = 0; i < SP_SETTING_COUNT; i++)
+        if (c->given[i])
+            s->v[i] = c->values.v[i];
 }
 
 int sp_settings_check(const struct sp_settings *s) {

@@ -12,7 +12,7 @@
 
 struct stable_block {
     struct sp_block head;
-    uint64_t fp[SP_BLOCK_PAGES];
+    uint64_t fp[SP_BLOCK_PAGES]; /* 0: the page is closed */
     uint64_t probe[SP_BLOCK_PAGES];
     uint32_t references[SP_BLOCK_PAGES]; /* 0: the page is not in the set */
 };
@@ -90,6 +90,24 @@ int sp_stable_take(struct sp_stable *s, sp_store_page store) {
     return 0;
 }
 
+/* Nothing leads to the page any more. */
+static void unlink_page(struct sp_stable *s, const struct stable_block *b, unsigned slot,
+                        sp_store_page store) {
+    bool removed = sp_table_remove(&s->table, (sp_fp){b->fp[slot]}, store.v);
+    assert(removed);
+    (void)removed;
+    probe_remove(s, (sp_fp){b->fp[slot]}, (sp_fp){b->probe[slot]}, store);
+}
+
+void sp_stable_close(struct sp_stable *s, sp_store_page store) {
+    struct stable_block *b = (struct stable_block *)sp_blocks_find(&s->blocks, store);
+    unsigned slot = sp_block_slot(store);
+    assert(b && b->references[slot] > 0 && b->fp[slot]);
+    unlink_page(s, b, slot, store);
+    b->fp[slot] = 0;
+    s->closed++;
+}
+
 bool sp_stable_give(struct sp_stable *s, sp_store_page store, uint32_t n) {
     struct stable_block *b = (struct stable_block *)sp_blocks_find(&s->blocks, store);
     unsigned slot = sp_block_slot(store);
@@ -98,10 +116,10 @@ bool sp_stable_give(struct sp_stable *s, sp_store_page store, uint32_t n) {
     s->references -= n;
     if (b->references[slot] > 0)
         return false;
-    bool removed = sp_table_remove(&s->table, (sp_fp){b->fp[slot]}, store.v);
-    assert(removed);
-    (void)removed;
-    probe_remove(s, (sp_fp){b->fp[slot]}, (sp_fp){b->probe[slot]}, store);
+    if (b->fp[slot])
+        unlink_page(s, b, slot, store);
+    else
+        s->closed--;
     s->pages--;
     b->head.used--;
     sp_blocks_trim(&s->blocks, &b->head);

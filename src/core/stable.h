@@ -3,6 +3,14 @@
  * The stable set: fingerprints of store pages, and for each store page its fingerprint, probe and reference
  * count. A store page is in it from being published until its last reference goes.
  *
+ * A page of the set is *open*, found by whoever asks, or *closed*: it has been shared as often as
+ * max_page_sharing allows, and is offered to nobody any more. It keeps its references, and goes with the last
+ * of them; meanwhile another store page with the same content may be published, and is the open one. KSM
+ * hangs such duplicates into a chain below one node of its tree (stable_node_chains, stable_node_dups), which
+ * has to be searched for one with room, and pruned. Here nothing leads to a closed page, so that there are no
+ * chains, and both counters are 0. The price: a page that was full once gets no new sharers when others have
+ * left.
+ *
  * By its probe only one of several store pages with the same probe is found, the oldest, and after it has
  * gone none of them. The others are *hidden*: the sieve tells that there are such. Internal to core/.
  */
@@ -18,6 +26,7 @@ struct sp_stable {
     struct sp_blocks blocks;
     struct sp_sieve *sieve; /* counts the fingerprints of hidden pages */
     uint64_t pages;
+    uint64_t closed; /* of these */
     uint64_t references;
 };
 
@@ -33,6 +42,8 @@ uint64_t sp_stable_references(const struct sp_stable *s, sp_store_page store);
 SP_WARN_UNUSED int sp_stable_add(struct sp_stable *s, sp_fp fp, sp_fp probe, sp_store_page store);
 /* One more reference to a page of the set. -EOVERFLOW. */
 SP_WARN_UNUSED int sp_stable_take(struct sp_stable *s, sp_store_page store);
+/* An open page becomes a closed one. */
+void sp_stable_close(struct sp_stable *s, sp_store_page store);
 /* `n` fewer; the page has that many. True: they were the last, the page is no longer in the set. */
 bool sp_stable_give(struct sp_stable *s, sp_store_page store, uint32_t n);
 

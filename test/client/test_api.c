@@ -87,9 +87,9 @@ static void open_checks_settings(void **state) {
     assert_non_null(strstr(error, "nonsense"));
     assert_int_equal(open_with(NULL, "no_such_thing=1", 0, error), -ENOENT);
     assert_non_null(strstr(error, "no_such_thing"));
-    assert_int_equal(open_with(NULL, "sleep_millisecs=0", 0, error), -ERANGE);
-    assert_non_null(strstr(error, "sleep_millisecs"));
-    assert_int_equal(open_with(NULL, "sleep_millisecs=0", 0, NULL), -ERANGE);
+    assert_int_equal(open_with(NULL, "freeze_micros=0", 0, error), -ERANGE);
+    assert_non_null(strstr(error, "freeze_micros"));
+    assert_int_equal(open_with(NULL, "freeze_micros=0", 0, NULL), -ERANGE);
 }
 
 static void open_of_an_absent_daemon(void **state) {

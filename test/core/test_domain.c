@@ -531,6 +531,67 @@ static void limits_decline(void **state) {
     assert_true(sp_domain_references(w.d, store) == 3);
 }
 
+static uint64_t full_pages(void) {
+    struct sp_counters c = {0};
+    sp_domain_counters(w.d, &c);
+    assert_true(c.v[SP_COUNTER_stable_node_chains] == 0 && c.v[SP_COUNTER_stable_node_dups] == 0);
+    return c.v[SP_COUNTER_pages_full];
+}
+
+/* Four sharers, of whom three may share one page: the fourth begins another. */
+static void a_full_page_is_offered_no_more(void **state) {
+    sp_domain_limit_sharing(w.d, 3);
+    sp_store_page first = make_stable(w.a, w.b, 1, 7);
+    expect(w.a, query(1, 7), SP_ANSWER_SHARE);
+    assert_true(ask(w.c, query(1, 7)).store.v == first.v);
+    assert_true(sp_domain_references(w.d, first) == 3 && full_pages() == 0);
+    expect(w.c, query(2, 7), SP_ANSWER_UNKNOWN);
+    assert_true(full_pages() == 1);
+    expect(w.b, query(2, 7), SP_ANSWER_SEND);
+    sp_store_page second = publish(w.b, query(2, 7));
+    assert_true(second.v != first.v && ask(w.c, query(2, 7)).store.v == second.v);
+    struct sp_counters c = {0};
+    sp_domain_counters(w.d, &c);
+    assert_true(c.v[SP_COUNTER_pages_shared] == 2 && c.v[SP_COUNTER_pages_sharing] == 3);
+    /* It goes with its last reference, and the other stays what it is. */
+    assert_int_equal(sp_domain_release(w.d, w.a, first, 1, 1), 0);
+    assert_int_equal(sp_domain_release(w.d, w.b, first, 1, 1), 0);
+    assert_int_equal(sp_domain_release(w.d, w.c, first, 1, 1), 0);
+    for (size_t i = 0; i < 3; i++)
+        sp_domain_release_done(w.d, (sp_client[]){w.a, w.b, w.c}[i], 1);
+    assert_int_equal(w.punches, 1);
+    assert_true(w.punched[0].first.v == first.v && w.punched[0].n == 1 && full_pages() == 0);
+    expect(w.a, query(1, 7), SP_ANSWER_SHARE);
+    assert_true(sp_domain_references(w.d, second) == 3);
+}
+
+/* The same by probes, and the sieve forgets a page that was hidden. */
+static void a_full_page_is_not_guessed_either(void **state) {
+    sp_domain_limit_sharing(w.d, 2);
+    expect(w.a, probing(1, 7), SP_ANSWER_UNKNOWN);
+    expect(w.b, probing(1, 7), SP_ANSWER_SEND);
+    sp_store_page first = publish(w.b, probing(1, 7));
+    assert_true(ask(w.a, probing(1, 7)).store.v == first.v);
+    expect(w.c, probing(1, 7), SP_ANSWER_UNKNOWN);
+    assert_true(full_pages() == 1);
+    expect(w.b, probing(2, 7), SP_ANSWER_SEND);
+    sp_store_page second = publish(w.b, probing(2, 7));
+    assert_true(second.v != first.v && ask(w.c, probing(1, 7)).store.v == second.v);
+}
+
+/* A lower limit takes nothing from those who share already. */
+static void a_limit_of_sharers_can_change(void **state) {
+    sp_store_page store = make_stable(w.a, w.b, 1, 7);
+    for (uint64_t i = 1; i < 10; i++)
+        expect(w.c, query(i, 7), SP_ANSWER_SHARE);
+    sp_domain_limit_sharing(w.d, 4);
+    expect(w.c, query(10, 7), SP_ANSWER_UNKNOWN);
+    assert_true(sp_domain_references(w.d, store) == 10 && full_pages() == 1);
+    sp_domain_limit_sharing(w.d, SP_UNBOUNDED_SHARING);
+    expect(w.a, query(2, 7), SP_ANSWER_SEND);
+    assert_true(publish(w.a, query(2, 7)).v != store.v);
+}
+
 static void too_many_waiters_are_declined(void **state) {
     expect(w.a, query(0, 7), SP_ANSWER_UNKNOWN);
     expect(w.b, query(0, 7), SP_ANSWER_SEND);
@@ -743,6 +804,9 @@ int main(void) {
         domain_test(a_commit_without_memory_keeps_none),
         domain_test(punches_come_in_ranges),
         domain_test(limits_decline),
+        domain_test(a_full_page_is_offered_no_more),
+        domain_test(a_full_page_is_not_guessed_either),
+        domain_test(a_limit_of_sharers_can_change),
         domain_test(too_many_waiters_are_declined),
         domain_test(a_late_commit_changes_nothing),
         domain_test(who_is_alone_waits_under_its_probe),

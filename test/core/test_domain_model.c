@@ -67,6 +67,7 @@ struct flight {
 struct store_page {
     uint32_t references;
     bool given, punched, punched_now;
+    bool closed; /* was shared as often as allowed when somebody asked */
 };
 
 struct hinted {
@@ -85,7 +86,8 @@ struct oracle {
     struct flight flight[FLIGHTS_MAX];
     size_t flights;
     struct store_page *store; /* STORE_MAX of them */
-    uint64_t chunks, store_max;
+    uint64_t chunks, store_max, sharers_max;
+    uint64_t closed; /* store pages in use that are */
     bool paused;
     uint64_t published, punched;
     uint64_t failures; /* of memory, before this step */
@@ -95,7 +97,7 @@ struct oracle {
     uint64_t punched_now, expected_now;
     uint64_t punch_end; /* of the last range */
     /* How often the interesting things happened. */
-    uint64_t shares, sends, caps, collisions, deferrals, refusals;
+    uint64_t shares, sends, caps, collisions, deferrals, refusals, closings;
 };
 
 static struct oracle o;
@@ -235,11 +237,23 @@ static void reference_drop(struct client *c, size_t i) {
     for (unsigned fp = 0; fp < o.fps; fp++)
         if (o.fp[fp].store.v == store.v)
             o.fp[fp].store = SP_STORE_NONE;
+    o.closed -= o.store[store.v].closed;
     expect_punched(store);
 }
 
+/* Somebody looks for the content: a page that is shared as often as allowed is found no more. */
+static bool stable(struct fingerprint *f) {
+    if (f->store.v != SP_STORE_NONE.v && o.store[f->store.v].references >= o.sharers_max) {
+        o.store[f->store.v].closed = true;
+        o.closed++;
+        o.closings++;
+        f->store = SP_STORE_NONE;
+    }
+    return f->store.v != SP_STORE_NONE.v;
+}
+
 static uint64_t stable_pages(void) {
-    uint64_t n = 0;
+    uint64_t n = o.closed;
     for (unsigned fp = 0; fp < o.fps; fp++)
         n += o.fp[fp].store.v != SP_STORE_NONE.v;
     return n;
@@ -251,7 +265,7 @@ static bool may_publish(void) {
 
 static enum sp_answer_kind ask_predict(struct fingerprint *f, const struct entry *own,
                                        const struct entry *pending) {
-    if (f->store.v != SP_STORE_NONE.v)
+    if (stable(f))
         return o.paused ? SP_ANSWER_DECLINED : SP_ANSWER_SHARE;
     size_t others = f->n - (own != NULL);
     if (others > 0 && (!pending || pending == own))
@@ -334,7 +348,7 @@ static void step_publish(void) {
     struct entry *own = entry_find(f, c->number, page);
     enum sp_answer_kind wanted = SP_ANSWER_DECLINED;
     bool dropped = false;
-    if (f->store.v != SP_STORE_NONE.v)
+    if (stable(f))
         wanted = o.paused ? SP_ANSWER_DECLINED : SP_ANSWER_SHARE;
     else if (own && own->pending)
         wanted = may_publish() ? SP_ANSWER_SEND : SP_ANSWER_DECLINED, dropped = wanted == SP_ANSWER_DECLINED;
@@ -394,7 +408,7 @@ static void step_commit(void) {
         flight_failed(&l);
         return;
     }
-    int wanted = !c ? -ESRCH : f->store.v != SP_STORE_NONE.v ? -EEXIST : 0;
+    int wanted = !c ? -ESRCH : stable(f) ? -EEXIST : 0;
     int r = commit(l.client, query_of(l.page, l.fp), l.store);
     if (r != wanted)
         assert_true(r == -ENOMEM && failed_now());
@@ -562,7 +576,9 @@ static void step_sweep(void) {
 static void step_limit(void) {
     o.paused = below(6) == 0;
     o.store_max = below(3) == 0 ? 1 + below(o.fps) : 0;
+    o.sharers_max = below(2) ? 2 + below(40) : SP_UNBOUNDED_SHARING;
     sp_domain_limit(o.d, o.store_max, o.paused);
+    sp_domain_limit_sharing(o.d, o.sharers_max);
 }
 
 static void check_nobody_stranded(void) {
@@ -587,6 +603,7 @@ static void check_counters(void) {
     }
     sp_domain_counters(o.d, &c);
     assert_true(c.v[SP_COUNTER_pages_shared] == stable_pages());
+    assert_true(c.v[SP_COUNTER_pages_full] == o.closed);
     assert_true(c.v[SP_COUNTER_pages_sharing] == references - stable_pages());
     assert_true(c.v[SP_COUNTER_exposure_bytes] == (references - stable_pages()) * SP_PAGE_SIZE);
     assert_true(c.v[SP_COUNTER_pages_deferred] == deferred);
@@ -652,7 +669,7 @@ static bool life_begin(uint64_t seed, unsigned fps, uint64_t fail_at, bool fail_
         store = calloc(STORE_MAX, sizeof *store);
     assert_non_null(store);
     memset(store, 0, o.chunks * SP_WINDOW_PAGES * sizeof *store);
-    o = (struct oracle){.random = {seed}, .fps = fps, .store = store};
+    o = (struct oracle){.random = {seed}, .fps = fps, .store = store, .sharers_max = SP_UNBOUNDED_SHARING};
     o.memory.fail_at = fail_at;
     o.memory.fail_onwards = fail_onwards;
     for (size_t i = 0; i < CLIENTS; i++)
@@ -686,7 +703,7 @@ static void life_end(void) {
 }
 
 static void random_lives(void **state) {
-    uint64_t shares = 0, sends = 0, caps = 0, collisions = 0, deferrals = 0, refusals = 0;
+    uint64_t shares = 0, sends = 0, caps = 0, collisions = 0, deferrals = 0, refusals = 0, closings = 0;
     static const unsigned fps[] = {2, 6, FPS_MAX};
     for (uint64_t seed = 1; seed <= 150; seed++) {
         assert_true(life_begin(seed, fps[seed % 3], 0, false));
@@ -697,16 +714,18 @@ static void random_lives(void **state) {
                 check_references();
         }
         shares += o.shares, sends += o.sends, caps += o.caps, collisions += o.collisions;
-        deferrals += o.deferrals, refusals += o.refusals;
+        deferrals += o.deferrals, refusals += o.refusals, closings += o.closings;
         life_end();
     }
-    print_message("# shares %llu, sends %llu, over the cap %llu, overtaken %llu, deferred %llu, refused %llu\n",
-                  (unsigned long long)shares, (unsigned long long)sends, (unsigned long long)caps,
-                  (unsigned long long)collisions, (unsigned long long)deferrals,
-                  (unsigned long long)refusals);
+    print_message(
+        "# shares %llu, sends %llu, over the cap %llu, overtaken %llu, deferred %llu, refused %llu, "
+        "full %llu\n",
+        (unsigned long long)shares, (unsigned long long)sends, (unsigned long long)caps,
+        (unsigned long long)collisions, (unsigned long long)deferrals, (unsigned long long)refusals,
+        (unsigned long long)closings);
     /* Or the test has lost its meaning. */
     assert_true(shares > 1000 && sends > 1000 && caps > 10 && collisions > 0 && deferrals > 1000 &&
-                refusals > 100);
+                refusals > 100 && closings > 100);
 }
 
 static void each_allocation_fails_in_turn(void **state) {

@@ -52,6 +52,113 @@ static void lists_are_parsed_and_the_last_wins(void **state) {
     assert_true(s.v[SP_SETTING_freeze_micros] == 150);
 }
 
+/* Names, ranges: as /sys/kernel/mm/ksm has them (mm/ksm.c of Linux 6.18). */
+static void settings_of_ksm_have_its_ranges(void **state) {
+    static const struct {
+        enum sp_setting setting;
+        uint64_t min, max;
+    } ksm[] = {
+        {SP_SETTING_run, 0, 2},
+        {SP_SETTING_sleep_millisecs, 0, UINT32_MAX},
+        {SP_SETTING_pages_to_scan, 0, UINT32_MAX},
+        {SP_SETTING_max_page_sharing, 2, INT32_MAX},
+        {SP_SETTING_use_zero_pages, 0, 1},
+        {SP_SETTING_smart_scan, 0, 1},
+    };
+    size_t found = 0;
+    for (size_t i = 0; i < sizeof ksm / sizeof *ksm; i++) {
+        const struct sp_setting_info *info = &sp_setting_info[ksm[i].setting];
+        assert_int_equal(info->origin, SP_ORIGIN_KSM);
+        assert_true(info->value_min == ksm[i].min && info->value_max == ksm[i].max);
+    }
+    for (size_t i = 0; i < SP_SETTING_COUNT; i++)
+        found += sp_setting_info[i].origin == SP_ORIGIN_KSM;
+    assert_int_equal(found, sizeof ksm / sizeof *ksm);
+}
+
+static void names_are_found(void **state) {
+    for (int i = 0; i < SP_SETTING_COUNT; i++)
+        assert_int_equal(sp_setting_find(sp_setting_info[i].name), i);
+    assert_int_equal(sp_setting_find(""), -ENOENT);
+    assert_int_equal(sp_setting_find("run="), -ENOENT);
+    assert_int_equal(sp_setting_find("pages_shared"), -ENOENT);
+}
+
+static void changes_take_each_key_once(void **state) {
+    struct sp_settings_change c = {0}, before;
+    struct sp_settings s;
+    char error[256];
+    assert_int_equal(sp_settings_change_add(&c, "run=0", NULL, 0), 0);
+    assert_int_equal(sp_settings_change_add(&c, "map_percent=7", NULL, 0), 0);
+    before = c;
+    assert_int_equal(sp_settings_change_add(&c, "run=0", error, sizeof error), -EEXIST);
+    assert_non_null(strstr(error, "run is given twice"));
+    assert_int_equal(sp_settings_change_add(&c, "use_zero_pages=2", error, sizeof error), -ERANGE);
+    assert_int_equal(sp_settings_change_add(&c, "sleep_millisecs=1,freeze_micros=50", NULL, 0), -EINVAL);
+    assert_int_equal(sp_settings_change_add(&c, "pages_shared=1", error, sizeof error), -EROFS);
+    assert_non_null(strstr(error, "counter"));
+    assert_int_equal(sp_settings_change_add(&c, "general_profit=1", NULL, 0), -EROFS);
+    assert_memory_equal(&c, &before, sizeof c);
+    sp_settings_init(&s);
+    sp_settings_apply(&s, &c);
+    assert_true(s.v[SP_SETTING_run] == 0 && s.v[SP_SETTING_map_percent] == 7);
+    assert_true(s.v[SP_SETTING_freeze_micros] == 150);
+}
+
+static void files_are_lines(void **state) {
+    struct sp_settings_change c = {0};
+    unsigned line = 0;
+    assert_int_equal(sp_settings_change_lines(&c, "", &line, NULL, 0), 0);
+    assert_int_equal(sp_settings_change_lines(&c,
+                                              "# of the machine\n\n  run = 0\t\r\n"
+                                              "\tmap_percent\t=\t12\n  # no = comment\nfreeze_micros=99",
+                                              &line, NULL, 0),
+                     0);
+    assert_true(c.given[SP_SETTING_run] && c.values.v[SP_SETTING_run] == 0);
+    assert_true(c.given[SP_SETTING_map_percent] && c.values.v[SP_SETTING_map_percent] == 12);
+    assert_true(c.given[SP_SETTING_freeze_micros] && c.values.v[SP_SETTING_freeze_micros] == 99);
+    assert_false(c.given[SP_SETTING_sleep_millisecs]);
+}
+
+static void wrong_files_change_nothing(void **state) {
+    static const struct {
+        const char *text;
+        int result;
+        unsigned line;
+        const char *says;
+    } wrong[] = {
+        {"run", -EINVAL, 1, "'run' is not KEY=VALUE"},
+        {"\n\nrun=3\n", -ERANGE, 3, "0 to 2"},
+        {"run=1\nrun=1\n", -EEXIST, 2, "run is given twice"},
+        {"run=1 # on\n", -EINVAL, 1, "'1 # on'"},
+        {"map_percent=1,run=1\n", -EINVAL, 1, "'1,run=1'"},
+        {"[section]\n", -EINVAL, 1, "'[section]'"},
+        {"run=1\n = 5\n", -EINVAL, 2, "KEY=VALUE"},
+        {"run=\n", -EINVAL, 1, "0 to 2"},
+        {"ran=1\n", -ENOENT, 1, "'ran'"},
+        {"pages_sharing=1\n", -EROFS, 1, "counter"},
+        {"run=1\n\xef\xbb\xbfmap_percent=1\n", -ENOENT, 2, "'???map_percent'"},
+    };
+    for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
+        struct sp_settings_change c = {0}, before = {0};
+        char error[1024] = "";
+        unsigned line = 0;
+        assert_int_equal(sp_settings_change_lines(&c, wrong[i].text, &line, error, sizeof error),
+                         wrong[i].result);
+        assert_int_equal(line, wrong[i].line);
+        assert_memory_equal(&c, &before, sizeof c);
+        if (!strstr(error, wrong[i].says))
+            fail_msg("'%s': '%s' does not say '%s'", wrong[i].text, error, wrong[i].says);
+    }
+    char text[600];
+    struct sp_settings_change c = {0};
+    unsigned line;
+    memset(text, '1', sizeof text);
+    memcpy(text, "run=", 4);
+    text[sizeof text - 1] = '\0';
+    assert_int_equal(sp_settings_change_lines(&c, text, &line, NULL, 0), -ERANGE);
+}
+
 static void wrong_texts_are_refused_and_change_nothing(void **state) {
     static const struct {
         const char *text;
@@ -84,6 +191,10 @@ static void wrong_texts_are_refused_and_change_nothing(void **state) {
         {" map_percent=10", -ENOENT, "unknown"},
         {"map_percent=10,nonsense=1", -ENOENT, "'nonsense'"},
         {"\033[2J\n=1", -ENOENT, "'?[2J?'"},
+        {"pages_shared=1", -EROFS, "counter"},
+        {"run=3", -ERANGE, "0 to 2"},
+        {"max_page_sharing=1", -ERANGE, "2 to 2147483647"},
+        {"pages_to_scan=4294967296", -ERANGE, "0 to 4294967295"},
     };
     for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
         struct sp_settings s, before;
@@ -154,6 +265,11 @@ int main(void) {
         cmocka_unit_test(defaults_are_in_range),
         cmocka_unit_test(each_setting_is_parsed_at_its_limits),
         cmocka_unit_test(lists_are_parsed_and_the_last_wins),
+        cmocka_unit_test(settings_of_ksm_have_its_ranges),
+        cmocka_unit_test(names_are_found),
+        cmocka_unit_test(changes_take_each_key_once),
+        cmocka_unit_test(files_are_lines),
+        cmocka_unit_test(wrong_files_change_nothing),
         cmocka_unit_test(wrong_texts_are_refused_and_change_nothing),
         cmocka_unit_test(error_text_fits),
         cmocka_unit_test(counters_add_only_what_clients_own),

@@ -67,7 +67,7 @@ def environment_cases(calls, shim, environment):
     quiet = {"SAMEPAGE_VERBOSE": "0"}
     for name, change, complaint in [
             ("unknown setting", {"SAMEPAGE_SET": "nonsense=1"}, "SAMEPAGE_SET"),
-            ("value out of range", {"SAMEPAGE_SET": "sleep_millisecs=0"}, "SAMEPAGE_SET"),
+            ("value out of range", {"SAMEPAGE_SET": "freeze_micros=0"}, "SAMEPAGE_SET"),
             ("garbage", {"SAMEPAGE_SET": "\x01,,=="}, "SAMEPAGE_SET"),
             ("unknown scope", {"SAMEPAGE_SCOPE": "most"}, "SAMEPAGE_SCOPE"),
             ("empty socket", {"SAMEPAGE_SOCKET": ""}, "SAMEPAGE_SOCKET"),
