@@ -31,6 +31,8 @@ struct sp_hint {
 /* What the worker tells from time to time. */
 struct sp_report {
     unsigned state;              /* enum sp_engine_state */
+    bool settled;                /* nothing is left to do for now */
+    uint32_t settings_number;    /* of the settings that were carried out last; 0: none yet */
     struct sp_counters counters; /* the CLIENT ones, absolute values */
     struct sp_histogram freezes;
 };
@@ -38,7 +40,8 @@ struct sp_report {
 struct sp_welcome {
     struct sp_key key;
     struct sp_settings settings;
-    bool pause; /* exposure guard: merge nothing for now */
+    uint32_t settings_number; /* 0: they never change */
+    bool pause;               /* exposure guard: merge nothing for now */
 };
 
 struct sp_link_ops {
@@ -100,6 +103,10 @@ struct sp_link {
     /* Counted by the worker: pages that differed from the store page that their probe had led to. Goes to the
      * index with the next question, and starts again. */
     uint32_t guessed_wrong;
+    /* Set by the link when it has learned that the domain's settings are others than at open(); valid while
+     * the number, which is another one each time, is not 0. */
+    struct sp_settings settings;
+    uint32_t settings_number;
 };
 
 #endif

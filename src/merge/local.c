@@ -139,6 +139,7 @@ static int local_open(struct sp_link *link, struct sp_welcome *ret_welcome) {
     error = sp_domain_new(&alloc, &events, &l->domain);
     if (!error) {
         sp_domain_limit(l->domain, l->settings.v[SP_SETTING_store_max_mbytes] * 256, false);
+        sp_domain_limit_sharing(l->domain, l->settings.v[SP_SETTING_max_page_sharing]);
         error = sp_domain_client_add(l->domain, &l->client);
     }
     if (!error)

@@ -72,7 +72,7 @@ static void choose_settled(struct sp_worker *w, struct sp_window *win, enum sp_p
     sp_bits_minus(&candidates, &win->mapped);
     sp_bits_and(&candidates, &w->work.bits.eligible);
     sp_bits_minus(&candidates, &win->known);
-    if (mode == SP_PASS_BACKGROUND)
+    if (mode == SP_PASS_BACKGROUND && e->settings.v[SP_SETTING_smart_scan])
         SP_BITS_EACH(&candidates, slot) {
             if (!sp_volatility_ready(&win->volatility[slot])) {
                 sp_bits_clear(&candidates, slot);
@@ -80,6 +80,35 @@ static void choose_settled(struct sp_worker *w, struct sp_window *win, enum sp_p
             }
         }
     *ret = candidates;
+}
+
+/* No more pages than the pass may still read; the others stay fresh, and the next pass begins with them: not
+ * with those before them, which may be fresh again by then, because they failed. */
+static void bound_scan(struct sp_worker *w, const struct sp_window *win, sp_bits *candidates) {
+    unsigned from = w->cut_window == win->number ? w->cut_slot : 0;
+    w->cut_slot = 0;
+    SP_BITS_EACH(candidates, slot) {
+        if (slot >= from && w->scan_left) {
+            w->scan_left--;
+            continue;
+        }
+        sp_bits_clear(candidates, slot);
+        if (slot < from || w->scan_cut)
+            continue;
+        w->scan_cut = true;
+        w->cut_window = win->number;
+        w->cut_slot = slot;
+    }
+}
+
+static void queue_first(struct sp_engine *e, struct sp_window *win) {
+    if (!e->todo_first || win->queued) {
+        sp_engine_queue(e, win);
+        return;
+    }
+    win->queued = true;
+    win->next = e->todo_first;
+    e->todo_first = win;
 }
 
 /* Pages that a parent or child still shares are shared already, and cannot be moved: left alone until they
@@ -204,11 +233,15 @@ static void requeue(struct sp_worker *w, struct sp_window *win) {
     sp_bits_and(&rest, &w->work.bits.eligible);
     if (!sp_bits_any(&rest) && !sp_bits_any(&win->reask))
         return;
-    sp_engine_queue(w->engine, win);
+    if (w->scan_cut && w->cut_window == win->number)
+        queue_first(w->engine, win);
+    else
+        sp_engine_queue(w->engine, win);
     if (resting(w))
         return;
+    bool smart = w->engine->settings.v[SP_SETTING_smart_scan];
     SP_BITS_EACH(&rest, slot) {
-        w->pending += !sp_volatility_skipping(win->volatility[slot]);
+        w->pending += !smart || !sp_volatility_skipping(win->volatility[slot]);
     }
 }
 
@@ -243,6 +276,8 @@ static bool choose(struct sp_worker *w, uint64_t number, enum sp_pass_mode mode)
         memset(&candidates, 0, sizeof(candidates));
     if (e->forked && mode != SP_PASS_QUIESCENT)
         drop_forked(w, win, &candidates);
+    if (mode == SP_PASS_BACKGROUND)
+        bound_scan(w, win, &candidates);
     if (w->linked && !(resting(w) && mode == SP_PASS_BACKGROUND)) /* what was hinted at waits, too */
         fingerprint(w, win, &candidates);
     requeue(w, win);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * The engine's inside, for the files of merge/ only: engine.c (the application's side), worker.c (the thread
- * and its loop), look.c (what was written), pass.c (what to merge).
+ * and its loop), look.c (what was written), pass.c (what to merge), obey.c (what the domain's settings want).
  *
  * `struct sp_engine` is shared and guarded by its lock unless said otherwise; `struct sp_worker` belongs to
  * the worker's thread alone and lies in a mapping of its own that is never registered.
@@ -96,11 +96,14 @@ struct sp_work {
 struct sp_worker {
     struct sp_engine *engine;
     int uffd, pagemap, wake;
-    int maps;              /* -1: this kernel cannot be asked about single mappings */
-    bool fork_events;      /* the userfaultfd delivers them */
-    unsigned forks_failed; /* how often in a row reading them failed */
-    bool linked;           /* the link is open */
-    bool paused;           /* the domain wants nothing new merged (H15) */
+    int maps;                                /* -1: this kernel cannot be asked about single mappings */
+    bool fork_events;                        /* the userfaultfd delivers them */
+    unsigned forks_failed;                   /* how often in a row reading them failed */
+    bool linked;                             /* the link is open */
+    bool paused;                             /* the domain wants nothing new merged (H15) */
+    uint32_t settings_number, obeyed_number; /* of the settings taken over, and of those carried out */
+    bool to_unmerge;                         /* run = 2 is still to be carried out */
+    bool hinted;                             /* hints came since the last pass began */
     struct sp_key key;
     uint8_t *scratch;
     uint8_t *store_copy; /* a window: the store pages of short runs, read before the freeze */
@@ -119,6 +122,11 @@ struct sp_worker {
     bool misled;            /* the index guessed wrong of a page since this was reset */
     uint64_t done;          /* pages that the current pass merged or asked about */
     uint64_t mappings_left; /* of the budget (H4) */
+    uint64_t scan_left;     /* pages that the current pass may still read (pages_to_scan) */
+    bool scan_cut;          /* it had to leave some for that reason, the first of them here: */
+    uint64_t cut_window;
+    unsigned cut_slot;
+    size_t round_left; /* windows that it has not come to since the last full scan */
     uint64_t interval_ns, last_pass_ns, next_pass_ns, next_link_ns, next_report_ns, next_count_ns,
         next_safe_ns;
     struct sp_report report;
@@ -154,6 +162,15 @@ enum sp_pass_mode { SP_PASS_BACKGROUND, SP_PASS_HINTED, SP_PASS_NOW, SP_PASS_QUI
 /* Works through one window of the list. */
 void sp_pass_window(struct sp_worker *w, uint64_t number, enum sp_pass_mode mode,
                     struct sp_merge_result *result);
+
+/* obey.c */
+/* Takes over the settings that came with the welcome, or through the link since. */
+void sp_obey_welcome(struct sp_worker *w, const struct sp_welcome *welcome);
+void sp_obey(struct sp_worker *w);
+/* Does what they ask for at once (run = 2), or goes on with it. */
+void sp_obey_carry_out(struct sp_worker *w);
+/* They want no page read. */
+bool sp_obey_stopped(const struct sp_worker *w);
 
 /* Both with the lock held; the worker reads them without it. */
 static inline void sp_engine_changed(struct sp_engine *e) {

@@ -156,9 +156,8 @@ static void worker_link(struct sp_worker *w) {
     w->paused = welcome.pause;
     if (w->uffd < 0)
         error = open_userfaultfd(w);
+    sp_obey_welcome(w, &welcome);
     sp_worker_lock(w);
-    if (!sp_settings_check(&welcome.settings))
-        e->settings = welcome.settings;
     sp_engine_changed(e);
     sp_engine_unlock(e);
     set_state(w, w->uffd >= 0 ? SP_ENGINE_RUNNING : SP_ENGINE_NO_USERFAULTFD, error);
@@ -201,6 +200,7 @@ static size_t take_hints(struct sp_worker *w) {
             take_hint(w, &hints[i]);
         total += n;
     }
+    w->hinted |= total > 0;
     return total;
 }
 
@@ -263,6 +263,8 @@ static void worker_report(struct sp_worker *w) {
     e->counters.v[SP_COUNTER_cpu_ns] = cpu_ns;
     count_gauges(e);
     w->report.state = e->state;
+    w->report.settled = e->settled && e->settled_generation == e->generation && !w->hinted;
+    w->report.settings_number = w->obeyed_number;
     w->report.counters = e->counters;
     w->report.freezes = e->freezes;
     sp_engine_unlock(e);
@@ -306,7 +308,8 @@ static struct sp_window *todo_take(struct sp_engine *e) {
 }
 
 /* Works through the windows that are in the list now; those queued meanwhile wait for the next pass. With
- * `hinted` only those that have hints. */
+ * `hinted` only those that have hints. Ends early where the settings allow no more pages to be read: then the
+ * windows that are left come first in the next pass. */
 static void work_through(struct sp_worker *w, bool hinted) {
     struct sp_engine *e = w->engine;
     struct sp_merge_result unused = {0};
@@ -315,7 +318,13 @@ static void work_through(struct sp_worker *w, bool hinted) {
     for (struct sp_window *win = e->todo_first; win; win = win->next)
         n++;
     sp_engine_unlock(e);
-    while (n-- && !__atomic_load_n(&e->quit, __ATOMIC_ACQUIRE)) {
+    if (!hinted && (!w->round_left || w->round_left > n))
+        w->round_left = n;
+    while (n-- && !__atomic_load_n(&e->quit, __ATOMIC_ACQUIRE) && !sp_obey_stopped(w)) {
+        if (!hinted && !w->scan_left) {
+            w->scan_cut = true;
+            return;
+        }
         sp_worker_lock(w);
         struct sp_window *win = todo_take(e);
         uint64_t number = win ? win->number : 0;
@@ -325,10 +334,13 @@ static void work_through(struct sp_worker *w, bool hinted) {
         sp_engine_unlock(e);
         if (!win)
             return;
+        w->round_left -= !hinted && w->round_left;
         if (!skip)
             sp_pass_window(w, number, hinted ? SP_PASS_HINTED : SP_PASS_BACKGROUND, &unused);
+        w->round_left += !hinted && w->scan_cut;
         take_hints(w);
         report_when_due(w);
+        sp_obey(w);
     }
 }
 
@@ -359,8 +371,8 @@ static void list_hot(struct sp_worker *w) {
 static void post_pass(struct sp_worker *w, uint64_t generation) {
     struct sp_engine *e = w->engine;
     sp_worker_lock(w);
-    e->counters.v[SP_COUNTER_full_scans]++;
-    e->settled = w->linked && !w->pending;
+    e->counters.v[SP_COUNTER_full_scans] += !w->round_left && !sp_obey_stopped(w);
+    e->settled = w->linked && !w->pending && !w->scan_cut && !w->to_unmerge;
     e->settled_generation = generation;
     sp_engine_unlock(e);
     sp_event_post(&e->pass_done);
@@ -393,17 +405,34 @@ static uint64_t pause_least_ns(const struct sp_worker *w) {
 static uint64_t pause_ns(const struct sp_worker *w) {
     uint64_t least = pause_least_ns(w);
     uint64_t longest = w->engine->settings.v[SP_SETTING_sleep_max_millisecs] * MS;
-    uint64_t pause = w->pending + w->done >= HURRY_PAGES ? least : w->interval_ns * 2;
+    bool hurry = w->pending + w->done >= HURRY_PAGES || w->scan_cut;
+    uint64_t pause = hurry ? least : w->interval_ns ? w->interval_ns * 2 : MS;
     if (pause > longest)
         pause = longest;
     return pause > least ? pause : least;
 }
 
-static void worker_pass(struct sp_worker *w) {
+/* Merging has been stopped: what was merged and is written gives its references back all the same. */
+static void stopped_pass(struct sp_worker *w) {
+    uint64_t generation = __atomic_load_n(&w->engine->generation, __ATOMIC_ACQUIRE);
+    w->pending = w->round_left = 0;
+    w->scan_cut = w->hinted = false;
+    sp_look_broken(w, false);
+    pay_debts(w);
+    post_pass(w, generation);
+    w->interval_ns = w->engine->settings.v[SP_SETTING_sleep_max_millisecs] * MS;
+    w->last_pass_ns = sp_now_ns();
+    w->next_pass_ns = w->last_pass_ns + w->interval_ns;
+}
+
+static void scanning_pass(struct sp_worker *w) {
     struct sp_engine *e = w->engine;
     uint64_t cpu_ns = sp_thread_cpu_ns(), before = gained(e);
     uint64_t generation = __atomic_load_n(&e->generation, __ATOMIC_ACQUIRE);
+    uint64_t bound = e->settings.v[SP_SETTING_pages_to_scan];
     w->pending = w->done = 0;
+    w->scan_left = bound == SP_UNBOUNDED_PAGES ? UINT64_MAX : bound;
+    w->scan_cut = w->hinted = false;
     if (sp_now_ns() >= w->next_count_ns)
         count_mappings(w);
     sp_look_arm(w);
@@ -419,6 +448,13 @@ static void worker_pass(struct sp_worker *w) {
     w->interval_ns = pause_ns(w);
     w->last_pass_ns = sp_now_ns();
     w->next_pass_ns = w->last_pass_ns + w->interval_ns;
+}
+
+static void worker_pass(struct sp_worker *w) {
+    if (sp_obey_stopped(w))
+        stopped_pass(w);
+    else
+        scanning_pass(w);
 }
 
 /* ---- synchronous merges ---- */
@@ -460,6 +496,8 @@ static void serve_request(struct sp_worker *w, struct sp_request *r) {
     r->error = !w->linked ? -ENOTCONN : w->uffd < 0 && !r->quiescent ? e->stopped_by : 0;
     if (!r->error && w->uffd < 0 && !r->quiescent)
         r->error = -EPERM;
+    if (!r->error && e->settings.v[SP_SETTING_run] != 1)
+        r->error = -EBUSY;
     if (r->error)
         return;
     count_mappings(w);
@@ -643,8 +681,11 @@ static void worker_loop(struct sp_worker *w) {
         if (!w->linked && sp_now_ns() >= w->next_link_ns)
             worker_link(w);
         sp_look_disarm(w);
+        bool hints = w->linked && take_hints(w);
+        sp_obey(w);
+        sp_obey_carry_out(w);
         serve_requests(w);
-        if (w->linked && take_hints(w))
+        if (hints && w->linked)
             worker_hinted(w);
         if (w->linked && w->uffd >= 0 && sp_now_ns() >= w->next_pass_ns)
             worker_pass(w);
