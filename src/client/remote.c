@@ -91,6 +91,7 @@ static void session_forget(struct remote *r) {
     r->fd = r->uffd_device = r->reply_fd = -1;
     r->token = NULL;
     r->holds = r->paused = false;
+    r->link.settings_number = 0;
     r->epoch = 0;
     r->refusal = 0;
     sp_hint_queue_clear(&r->hints);
@@ -131,6 +132,11 @@ static void hints_keep(struct remote *r, const struct sp_wire_hints *m) {
         sp_hint_queue_add(&r->hints, m->hint[i].window, &m->hint[i].pages);
 }
 
+static void settings_keep(struct remote *r, const struct sp_wire_settings *m) {
+    memcpy(r->link.settings.v, m->settings, sizeof m->settings);
+    r->link.settings_number = m->number;
+}
+
 /*
  * Receives one message without waiting. Unasked ones are dealt with here. 1: a reply lies in r->reply (its
  * descriptor in r->reply_fd); 0: something unasked was dealt with; -EAGAIN: nothing there;
@@ -162,6 +168,9 @@ static int receive_one(struct remote *r) {
         return 0;
     case SP_WIRE_PAUSE:
         r->paused = ((const struct sp_wire_pause *)r->reply)->pause;
+        return 0;
+    case SP_WIRE_SETTINGS:
+        settings_keep(r, (const struct sp_wire_settings *)r->reply);
         return 0;
     case SP_WIRE_REFUSED:
         r->refusal = ((const struct sp_wire_refused *)r->reply)->error;
@@ -268,7 +277,8 @@ static int join(struct remote *r, struct sp_welcome *ret_welcome) {
     r->uffd_device = r->reply_fd;
     r->reply_fd = -1;
     r->paused = m->pause;
-    *ret_welcome = (struct sp_welcome){.key = m->key, .pause = m->pause};
+    *ret_welcome =
+        (struct sp_welcome){.key = m->key, .settings_number = m->settings_number, .pause = m->pause};
     memcpy(ret_welcome->settings.v, m->settings, sizeof m->settings);
     return 0;
 }
@@ -596,6 +606,8 @@ static int remote_report(struct sp_link *l, const struct sp_report *report, bool
     struct remote *r = remote_of(l);
     struct sp_wire_report *m = (struct sp_wire_report *)r->request;
     m->state = report->state;
+    m->settled = report->settled;
+    m->settings_number = report->settings_number;
     /* The last one: the token stays, by which the daemon sees for how long there is a process to say it of.
      */
     r->holds |= sp_engine_state_is_end(report->state);

@@ -171,6 +171,7 @@ static uint64_t work(struct server *v) {
         v->service.pause_changed = false;
         sessions_send_pause(&v->sessions);
     }
+    next_ns = earlier(next_ns, control_work(&v->sessions, now_ns));
     next_ns = earlier(next_ns, send_hints(v, now_ns));
     sessions_collect(&v->sessions);
     if (!v->end && nobody_needs_us(v, now_ns)) {

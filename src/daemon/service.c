@@ -56,6 +56,8 @@ static struct sp_hint_queue *member_hints(struct member *m) {
 static void on_hint(void *ctx, sp_client client, sp_page page) {
     struct domain *d = ctx;
     struct member *m = client < d->by_client_size ? d->by_client[client] : NULL;
+    if (m)
+        m->disturbed = true;
     if (!m || !m->session || !member_hints(m)) /* without memory: a merge that comes later, or never */
         return;
     sp_hint_queue_add_page(m->hints, page);
@@ -67,9 +69,27 @@ static void on_hint(void *ctx, sp_client client, sp_page page) {
 }
 
 static void domain_limit(const struct domain *d) {
-    const struct service *s = d->service;
-    uint64_t mbytes = s->settings.v[SP_SETTING_store_max_mbytes];
-    sp_domain_limit(d->index, (mbytes << 20) / SP_PAGE_SIZE, s->paused);
+    const uint64_t *v = d->settings.v;
+    sp_domain_limit(d->index, (v[SP_SETTING_store_max_mbytes] << 20) / SP_PAGE_SIZE,
+                    d->service->paused || v[SP_SETTING_run] != 1);
+    sp_domain_limit_sharing(d->index, v[SP_SETTING_max_page_sharing]);
+}
+
+void domain_settings_changed(struct domain *d) {
+    if (!++d->settings_number)
+        d->settings_number = 1;
+    domain_limit(d);
+}
+
+void service_settings_changed(struct service *s) {
+    bool guard = s->settings.v[SP_SETTING_exposure_max_percent] != 0;
+    s->guard_ns = guard ? 0 : UINT64_MAX;
+    if (guard || !s->paused)
+        return;
+    s->paused = false;
+    s->pause_changed = true;
+    for (const struct domain *d = s->domains; d; d = d->next)
+        domain_limit(d);
 }
 
 static int domain_new(struct service *s, uid_t uid, struct domain **ret_domain) {
@@ -77,7 +97,7 @@ static int domain_new(struct service *s, uid_t uid, struct domain **ret_domain) 
     struct domain *d = calloc(1, sizeof *d);
     if (!d)
         return -ENOMEM;
-    *d = (struct domain){.service = s, .uid = uid};
+    *d = (struct domain){.service = s, .uid = uid, .settings = s->settings, .settings_number = 1};
     struct sp_alloc heap = {.get = heap_get, .put = heap_put, .ctx = d};
     struct sp_domain_events events = {.punch = on_punch, .hint = on_hint, .ctx = d};
     int r = sp_random(random);
@@ -122,8 +142,8 @@ static void domain_free(struct domain *d) {
 
 void service_init(struct service *s, const struct sp_settings *settings, uint64_t tokens_max) {
     uint64_t available, total = 0;
-    bool guard = settings->v[SP_SETTING_exposure_max_percent] != 0;
-    *s = (struct service){.settings = *settings, .look_ns = UINT64_MAX, .guard_ns = guard ? 0 : UINT64_MAX};
+    *s = (struct service){.settings = *settings, .look_ns = UINT64_MAX};
+    service_settings_changed(s);
     s->tokens_max = tokens_max;
     s->heap_max_bytes = !sp_proc_memory(&available, &total) && total / HEAP_SHARE > HEAP_MIN_BYTES
                             ? total / HEAP_SHARE
@@ -138,10 +158,15 @@ void service_deinit(struct service *s) {
     }
 }
 
-int service_domain(struct service *s, uid_t uid, struct domain **ret_domain) {
+struct domain *service_domain_find(struct service *s, uid_t uid) {
     struct domain *d = s->domains;
     while (d && d->uid != uid)
         d = d->next;
+    return d;
+}
+
+int service_domain(struct service *s, uid_t uid, struct domain **ret_domain) {
+    struct domain *d = service_domain_find(s, uid);
     if (!d) {
         int r = domain_new(s, uid, &d);
         if (r)
@@ -326,7 +351,7 @@ static void counters_keep(struct domain *d, const struct member *m) {
         SP_COUNTER_pages_merged, SP_COUNTER_pages_broken,      SP_COUNTER_pages_differed,
         SP_COUNTER_pages_pinned, SP_COUNTER_pages_over_budget, SP_COUNTER_pages_scanned,
         SP_COUNTER_full_scans,   SP_COUNTER_batches,           SP_COUNTER_errors,
-        SP_COUNTER_cpu_ns,
+        SP_COUNTER_cpu_ns,       SP_COUNTER_pages_skipped,
     };
     for (size_t i = 0; i < sizeof totals / sizeof totals[0]; i++)
         d->gone_counters.v[totals[i]] += m->counters.v[totals[i]];
@@ -414,6 +439,9 @@ void member_report(struct member *m, const struct sp_wire_report *report) {
     m->counters = report->counters;
     m->freezes = report->freezes;
     m->state = report->state;
+    m->settled = report->settled && !m->disturbed;
+    m->disturbed = false;
+    m->settings_obeyed = report->settings_number;
     d->zero_pages += m->counters.v[SP_COUNTER_ksm_zero_pages];
     domain_note_saved(d);
 }

@@ -28,6 +28,10 @@ struct member {
     pid_t pid;
     char name[SP_WIRE_NAME_BYTES]; /* printable */
     uint32_t state;
+    bool settled;                /* as last reported, and no hint was under way then */
+    bool disturbed;              /* a hint was sent since its last report */
+    uint32_t settings_told;      /* number of the settings that it was told last */
+    uint32_t settings_obeyed;    /* and that it has carried out, as last reported */
     struct sp_counters counters; /* as last reported */
     struct sp_histogram freezes;
     struct family family;
@@ -42,6 +46,10 @@ struct domain {
     struct domain *next;
     uid_t uid;
     struct sp_key key;
+    struct sp_settings settings;
+    uint32_t settings_number; /* another one each time that its clients are to be told others; never 0 */
+    uint64_t shares;          /* among how many clients pages_to_scan was divided when they were told */
+    uint64_t shares_ns;       /* when that may be done anew */
     struct sp_domain *index;
     struct store store;
     struct member *members; /* connected ones and waiting families */
@@ -59,7 +67,7 @@ struct domain {
 };
 
 struct service {
-    struct sp_settings settings;
+    struct sp_settings settings; /* of domains to come, and those of all domains together */
     uint64_t tokens_max,
         heap_max_bytes; /* of each domain, so that one user leaves something for the others */
     struct domain *domains;
@@ -74,11 +82,17 @@ struct service {
 void service_init(struct service *s, const struct sp_settings *settings, uint64_t tokens_max);
 void service_deinit(struct service *s);
 
+/* The user's domain, or NULL: there is none. */
+struct domain *service_domain_find(struct service *s, uid_t uid);
 /* The user's domain, made when it does not exist. */
 SP_WARN_UNUSED int service_domain(struct service *s, uid_t uid, struct domain **ret_domain);
 /* What is due: families, the sweep of the index, the exposure guard. Returns when there will be more to do
  * (UINT64_MAX: nothing). */
 uint64_t service_work(struct service *s, uint64_t now_ns);
+/* The domain's settings have changed: whatever follows from them here. Its clients are told by control.c. */
+void domain_settings_changed(struct domain *d);
+/* The same for the settings of all domains together. */
+void service_settings_changed(struct service *s);
 /* Families that hold on without a client, in all domains. */
 uint64_t service_waiting(const struct service *s);
 

@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <unistd.h>
 
 #include "daemon/log.h"
 #include "os/socket.h"
@@ -213,13 +214,21 @@ void session_send_hints(struct session *s) {
     }
 }
 
+bool session_reads(const struct session *s) {
+    return s->queued < QUEUE_MAX;
+}
+
+bool session_controls(const struct session *s) {
+    return s->uid == 0 || s->uid == geteuid();
+}
+
 void sessions_send_pause(struct sessions *all) {
     struct sp_wire_pause m = {.pause = all->service->paused};
     sp_wire_header_init(&m.header, SP_WIRE_PAUSE, sizeof m, 0);
     for (struct session *s = all->first, *next; s; s = next) {
         next = s->next;
         /* Who does not read gets it with the next report. */
-        if (s->member && s->queued < QUEUE_MAX)
+        if (s->member && session_reads(s))
             session_send(s, &m, sizeof m, -1);
     }
 }
@@ -260,11 +269,16 @@ static void send_result(struct session *s, const struct request *q, int result) 
 }
 
 static void send_welcome(struct session *s, const struct request *q) {
-    const struct service *service = s->all->service;
-    struct sp_wire_welcome m = {
-        .client = s->member->client, .pause = service->paused, .key = s->member->domain->key};
+    struct domain *d = s->member->domain;
+    struct sp_settings settings;
+    struct sp_wire_welcome m = {.client = s->member->client,
+                                .pause = s->all->service->paused,
+                                .key = d->key,
+                                .settings_number = d->settings_number};
     sp_wire_header_init(&m.header, SP_WIRE_WELCOME, sizeof m, sequence_of(q));
-    memcpy(m.settings, service->settings.v, sizeof m.settings);
+    control_settings(d, &settings);
+    memcpy(m.settings, settings.v, sizeof m.settings);
+    s->member->settings_told = d->settings_number;
     session_send(s, &m, sizeof m, s->all->uffd_device);
     explicit_bzero(&m, sizeof m);
 }
@@ -351,6 +365,9 @@ static void on_segment(struct session *s, struct request *q) {
 
 static void on_report(struct session *s, struct request *q) {
     member_report(s->member, q->message);
+    control_tell(s);
+    if (s->ended)
+        return;
     struct sp_wire_pause m = {.pause = s->all->service->paused};
     sp_wire_header_init(&m.header, SP_WIRE_REPORTED, sizeof m, sequence_of(q));
     session_send(s, &m, sizeof m, -1);
@@ -372,6 +389,10 @@ static void on_status(struct session *s, struct request *q) {
     session_send_status(s, sequence_of(q));
 }
 
+static void on_set(struct session *s, struct request *q) {
+    send_result(s, q, control_set(s, q->message));
+}
+
 static const struct {
     void (*handle)(struct session *s, struct request *q);
     bool anybody; /* also before HELLO */
@@ -380,7 +401,7 @@ static const struct {
     [SP_WIRE_PUBLISH] = {on_publish, false}, [SP_WIRE_FORGET] = {on_forget, false},
     [SP_WIRE_RELEASE] = {on_release, false}, [SP_WIRE_SEGMENT] = {on_segment, false},
     [SP_WIRE_REPORT] = {on_report, false},   [SP_WIRE_UFFD_ENABLE] = {on_uffd_enable, false},
-    [SP_WIRE_STATUS] = {on_status, true},
+    [SP_WIRE_STATUS] = {on_status, true},    [SP_WIRE_SET] = {on_set, true},
 };
 
 /* A message of `bytes` lies in the shared buffer. */

@@ -77,6 +77,22 @@ void sessions_deinit(struct sessions *all);
 /* Tells a peer that it is refused, on a socket that is no session. */
 void session_refuse(int fd, int error, const char *reason);
 
+/* Whether it takes what it is sent; who does not is told later what can wait. */
+bool session_reads(const struct session *s);
+/* Whether the peer controls the daemon as a whole: root, and the user that the daemon runs as. */
+bool session_controls(const struct session *s);
+
+/* control.c */
+/* Carries out SET: 0, -EACCES (somebody else's domain, or a setting that is not the user's to change), -ESRCH
+ * (no such domain), -EINVAL (a setting of all domains together for one of them), -ENOMEM. */
+SP_WARN_UNUSED int control_set(struct session *s, const struct sp_wire_set *m);
+/* The settings by which each client of the domain is to work. */
+void control_settings(const struct domain *d, struct sp_settings *ret_settings);
+/* Tells the client if it has not been told the latest settings. */
+void control_tell(struct session *s);
+/* What is due. Returns when there will be more to do (UINT64_MAX: nothing). */
+uint64_t control_work(struct sessions *all, uint64_t now_ns);
+
 /* status.c: the series of replies to STATUS. */
 void session_send_status(struct session *s, uint32_t sequence);
 

@@ -18,7 +18,9 @@ static void send_daemon(struct session *s, uint32_t sequence) {
                                       .cpu_ns = sp_process_cpu_ns(),
                                       .rss_bytes = host_resident_bytes(),
                                       .uptime_ns = sp_now_ns() - s->all->started_ns,
-                                      .n_domains = n};
+                                      .n_domains = n,
+                                      .control = session_controls(s)};
+    memcpy(m.settings, s->all->service->settings.v, sizeof m.settings);
     sp_wire_header_init(&m.header, SP_WIRE_STATUS_DAEMON, sizeof m, sequence);
     session_send(s, &m, sizeof m, -1);
 }
@@ -29,7 +31,9 @@ static void send_domain(struct session *s, uint32_t sequence, struct domain *d) 
                                       .n_clients = (uint32_t)(d->connected + d->waiting),
                                       .saved_peak_bytes = d->saved_peak_bytes,
                                       .store_bytes = store_memory(&d->store),
-                                      .families_waiting = d->waiting};
+                                      .families_waiting = d->waiting,
+                                      .settings_number = d->settings_number};
+    memcpy(m.settings, d->settings.v, sizeof m.settings);
     sp_wire_header_init(&m.header, SP_WIRE_STATUS_DOMAIN, sizeof m, sequence);
     domain_counters(d, &m.counters, &m.freezes);
     m.saved_bytes = sp_counters_saved_bytes(&m.counters);
@@ -39,6 +43,8 @@ static void send_domain(struct session *s, uint32_t sequence, struct domain *d) 
 static void send_client(struct session *s, uint32_t sequence, const struct member *member) {
     struct sp_wire_status_client m = {.pid = (uint32_t)member->pid,
                                       .state = member->state,
+                                      .settled = member->settled,
+                                      .settings_number = member->settings_obeyed,
                                       .counters = member->counters,
                                       .freezes = member->freezes};
     sp_wire_header_init(&m.header, SP_WIRE_STATUS_CLIENT, sizeof m, sequence);

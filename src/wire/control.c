@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The caller's side of STATUS: one request, a series of replies, put together into one structure. The series
- * is DAEMON, then each DOMAIN followed by its CLIENTs, then END; anything else is a broken peer (-EPROTO).
+ * The caller's side of SET and STATUS. The latter is one request and a series of replies, put together into
+ * one structure. The series is DAEMON, then each DOMAIN followed by its CLIENTs, then END; anything else is a
+ * broken peer (-EPROTO).
  */
 #include "wire/control.h"
 
@@ -42,6 +43,8 @@ static int take_daemon(struct collector *c, const struct sp_wire_status_daemon *
     c->status->daemon_cpu_ns = m->cpu_ns;
     c->status->daemon_rss_bytes = m->rss_bytes;
     c->status->uptime_ns = m->uptime_ns;
+    c->status->control = m->control;
+    memcpy(c->status->settings.v, m->settings, sizeof m->settings);
     return 0;
 }
 
@@ -60,7 +63,9 @@ static int take_domain(struct collector *c, const struct sp_wire_status_domain *
                                                         .saved_bytes = m->saved_bytes,
                                                         .saved_peak_bytes = m->saved_peak_bytes,
                                                         .store_bytes = m->store_bytes,
-                                                        .families_waiting = m->families_waiting};
+                                                        .families_waiting = m->families_waiting,
+                                                        .settings_number = m->settings_number};
+    memcpy(domains[s->n_domains - 1].settings.v, m->settings, sizeof m->settings);
     c->domains_left--;
     c->clients_left = m->n_clients;
     return 0;
@@ -75,8 +80,12 @@ static int take_client(struct collector *c, const struct sp_wire_status_client *
         return -ENOMEM;
     d->clients = clients;
     struct sp_status_client *client = &clients[d->n_clients++];
-    *client = (struct sp_status_client){
-        .pid = (pid_t)m->pid, .state = m->state, .counters = m->counters, .freezes = m->freezes};
+    *client = (struct sp_status_client){.pid = (pid_t)m->pid,
+                                        .state = m->state,
+                                        .settled = m->settled,
+                                        .settings_number = m->settings_number,
+                                        .counters = m->counters,
+                                        .freezes = m->freezes};
     memcpy(client->name, m->name, sizeof client->name);
     c->clients_left--;
     return 0;
@@ -103,8 +112,8 @@ static int take(struct collector *c, const void *message) {
     }
 }
 
-static int receive_one(int fd, struct collector *c, uint64_t deadline_ns) {
-    _Alignas(16) uint8_t buffer[SP_WIRE_TO_CLIENT_MAX];
+/* One valid message. */
+static int receive(int fd, uint8_t buffer[SP_WIRE_TO_CLIENT_MAX], uint64_t deadline_ns) {
     int fds[SP_SOCKET_FDS];
     size_t n_fds = 0;
     const char *reason;
@@ -112,10 +121,10 @@ static int receive_one(int fd, struct collector *c, uint64_t deadline_ns) {
     if (now >= deadline_ns)
         return -ETIMEDOUT;
     int timeout_ms = (int)((deadline_ns - now + NS_PER_MS - 1) / NS_PER_MS);
-    ssize_t n = sp_socket_receive(fd, buffer, sizeof buffer, fds, &n_fds, timeout_ms);
+    ssize_t n = sp_socket_receive(fd, buffer, SP_WIRE_TO_CLIENT_MAX, fds, &n_fds, timeout_ms);
     /* A peer that closed without reading our request is reported before what it had sent: its reason. */
     if (n == 0)
-        n = sp_socket_receive(fd, buffer, sizeof buffer, fds, &n_fds, 0);
+        n = sp_socket_receive(fd, buffer, SP_WIRE_TO_CLIENT_MAX, fds, &n_fds, 0);
     if (n == -EAGAIN)
         return -ETIMEDOUT;
     if (n < 0)
@@ -124,37 +133,77 @@ static int receive_one(int fd, struct collector *c, uint64_t deadline_ns) {
         (void)sp_close(fds[i]);
     if (n == 0)
         return -ECONNREFUSED;
-    if (sp_wire_check(buffer, (size_t)n, n_fds, SP_WIRE_TO_CLIENT, &reason))
-        return -EPROTO;
-    return take(c, buffer);
+    return sp_wire_check(buffer, (size_t)n, n_fds, SP_WIRE_TO_CLIENT, &reason) ? -EPROTO : 0;
 }
 
-static int ask(int fd, struct collector *c, int timeout_ms) {
-    uint64_t deadline_ns = sp_now_ns() + (uint64_t)timeout_ms * NS_PER_MS;
-    struct sp_wire_empty request;
-    sp_wire_header_init(&request.header, SP_WIRE_STATUS, sizeof request, 1);
-    struct iovec part = {.iov_base = &request, .iov_len = sizeof request};
-    int r = sp_socket_send(fd, &part, 1, NULL, 0, false);
-    /* A daemon that refused us has said why before it closed: that is read below. */
-    if (r && r != -EPIPE && r != -ECONNRESET)
+/* Sends a request, header filled in, and has the replies taken until they are done: take() returns 0, 1 when
+ * that was the last one, or a negative errno. */
+static int exchange(const char *socket_path, void *request, size_t bytes, int timeout_ms,
+                    int (*take_reply)(void *ctx, const void *message), void *ctx) {
+    _Alignas(16) uint8_t buffer[SP_WIRE_TO_CLIENT_MAX];
+    int fd, r = sp_socket_connect(socket_path, &fd);
+    if (r)
         return r;
-    for (r = 0; !r && !c->done;)
-        r = receive_one(fd, c, deadline_ns);
+    uint64_t deadline_ns = sp_now_ns() + (uint64_t)timeout_ms * NS_PER_MS;
+    struct iovec part = {.iov_base = request, .iov_len = bytes};
+    r = sp_socket_send(fd, &part, 1, NULL, 0, false);
+    /* A daemon that refused us has said why before it closed: that is read below. */
+    if (r == -EPIPE || r == -ECONNRESET)
+        r = 0;
+    while (r == 0) {
+        r = receive(fd, buffer, deadline_ns);
+        if (r == 0)
+            r = take_reply(ctx, buffer);
+    }
+    (void)sp_close(fd);
+    if (r == 1)
+        return 0;
+    if (r == -EPROTONOSUPPORT)
+        return -EPROTO;
     /* The peer ended the session in the middle: it is no longer there. */
     return r == -ECONNRESET || r == -EPIPE ? -ECONNREFUSED : r;
 }
 
+static int take_status(void *ctx, const void *message) {
+    struct collector *c = ctx;
+    int r = take(c, message);
+    return r ? r : c->done;
+}
+
 int sp_control_status(const char *socket_path, int timeout_ms, struct sp_status **ret_status) {
-    int fd, r = sp_socket_connect(socket_path, &fd);
-    if (r)
-        return r;
+    struct sp_wire_empty request;
+    sp_wire_header_init(&request.header, SP_WIRE_STATUS, sizeof request, 1);
     struct collector c = {.status = calloc(1, sizeof *c.status)};
-    r = c.status ? ask(fd, &c, timeout_ms) : -ENOMEM;
-    (void)sp_close(fd);
-    if (r) {
+    if (!c.status)
+        return -ENOMEM;
+    int r = exchange(socket_path, &request, sizeof request, timeout_ms, take_status, &c);
+    if (r)
         sp_status_free(c.status);
-        return r == -EPROTONOSUPPORT ? -EPROTO : r;
+    else
+        *ret_status = c.status;
+    return r;
+}
+
+/* A refusal of the message is not one of the whole session (-EACCES). */
+static int take_result(void *ctx, const void *message) {
+    const struct sp_wire_header *h = message;
+    if (h->type == SP_WIRE_REFUSED)
+        return ((const struct sp_wire_refused *)message)->error;
+    if (h->type != SP_WIRE_RESULT || h->sequence != 1)
+        return -EPROTO;
+    *(int *)ctx = ((const struct sp_wire_result *)message)->result;
+    return 1;
+}
+
+int sp_control_set(const char *socket_path, int timeout_ms, const uid_t *uid,
+                   const struct sp_settings_change *change) {
+    int result;
+    struct sp_wire_set request = {.all = !uid, .uid = uid ? *uid : 0};
+    sp_wire_header_init(&request.header, SP_WIRE_SET, sizeof request, 1);
+    for (size_t i = 0; i < SP_SETTING_COUNT; i++) {
+        request.given |= (uint64_t)change->given[i] << i;
+        request.settings[i] = change->given[i] ? change->values.v[i] : 0;
     }
-    *ret_status = c.status;
-    return 0;
+    int r = exchange(socket_path, &request, sizeof request, timeout_ms, take_result, &result);
+    return r ? r : result == -EACCES ? -EPERM : result;
 }

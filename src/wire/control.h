@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Asking a daemon for its status: what `samepage status` and `--summary` use. A caller's view of the control
- * messages; malloc is fine here.
+ * Asking a daemon for its status, and setting it: what `samepage status`, `get`, `set` and their kind use,
+ * and
+ * `--summary`. A caller's view of the control messages; malloc is fine here.
  */
 #ifndef SP_WIRE_CONTROL_H
 #define SP_WIRE_CONTROL_H
@@ -10,6 +11,7 @@
 
 #include "core/counters.h"
 #include "core/histogram.h"
+#include "core/settings.h"
 #include "core/types.h"
 
 struct sp_status_client {
@@ -17,6 +19,8 @@ struct sp_status_client {
     char name[16];
     uint32_t state; /* enum sp_engine_state as reported by the client; UINT32_MAX when it only holds on as a
                        family */
+    bool settled;   /* it has nothing to do for now */
+    uint32_t settings_number; /* of the settings that it carried out last */
     struct sp_counters counters;
     struct sp_histogram freezes;
 };
@@ -27,7 +31,9 @@ struct sp_status_domain {
                                     they only grow */
     struct sp_histogram freezes;
     uint64_t saved_bytes, saved_peak_bytes;
-    uint64_t store_bytes;      /* memory the store holds */
+    uint64_t store_bytes; /* memory the store holds */
+    struct sp_settings settings;
+    uint32_t settings_number;  /* of these */
     uint64_t families_waiting; /* clients that have gone but whose family still maps the store (H6) */
     struct sp_status_client *clients;
     size_t n_clients;
@@ -38,6 +44,8 @@ struct sp_status {
     uint64_t daemon_cpu_ns;
     uint64_t daemon_rss_bytes;
     uint64_t uptime_ns;
+    bool control;                     /* the asker controls the daemon as a whole */
+    struct sp_settings settings;      /* of all domains together, and of domains to come */
     struct sp_status_domain *domains; /* root sees all, others their own */
     size_t n_domains;
 };
@@ -46,5 +54,19 @@ struct sp_status {
  * -ETIMEDOUT: no answer within `timeout_ms`. */
 SP_WARN_UNUSED int sp_control_status(const char *socket_path, int timeout_ms, struct sp_status **ret_status);
 struct sp_status *sp_status_free(struct sp_status *s);
+
+/* A client of the domain carried out these settings, or later ones. */
+static inline bool sp_status_obeys(const struct sp_status_client *c, uint32_t settings_number) {
+    return c->settings_number && (int32_t)(c->settings_number - settings_number) >= 0;
+}
+
+/*
+ * Changes settings: of that user's domain, or (uid NULL) of all that the caller controls. All of them or, on
+ * failure, none. As sp_control_status, and: -EPERM: that domain, or one of the settings, is not the caller's
+ * to change; -ESRCH: that user has no domain; -EINVAL: a setting of all domains together for one of them.
+ * Clients obey later: see sp_status_obeys.
+ */
+SP_WARN_UNUSED int sp_control_set(const char *socket_path, int timeout_ms, const uid_t *uid,
+                                  const struct sp_settings_change *change);
 
 #endif

@@ -9,6 +9,7 @@
 #include "wire/message.h"
 
 #include <errno.h>
+#include <string.h>
 
 #include "core/domain.h"
 
@@ -39,6 +40,7 @@ static const char bad_fp[] = "a fingerprint is 0";
 static const char bad_result[] = "a result is not 0 and no error number";
 static const char bad_bool[] = "a flag is neither 0 nor 1";
 static const char bad_text[] = "a string is not terminated";
+static const char bad_setting[] = "a setting is out of range";
 static const char bad_state[] = "an unknown state";
 
 static bool result_ok(int32_t result) {
@@ -66,16 +68,47 @@ static const char *check_hello(const void *message, size_t bytes, size_t n_fds) 
     return text_ok(m->name, sizeof m->name) ? NULL : bad_text;
 }
 
+static const char *check_values(uint32_t number, uint32_t reserved, const uint64_t *settings) {
+    struct sp_settings s;
+    if (reserved)
+        return bad_reserved;
+    if (!number)
+        return "settings without a number";
+    memcpy(s.v, settings, sizeof s.v);
+    return sp_settings_check(&s) ? bad_setting : NULL;
+}
+
 static const char *check_welcome(const void *message, size_t bytes, size_t n_fds) {
     const struct sp_wire_welcome *m = message;
-    struct sp_settings s;
     if (m->client == 0 || m->client >= SP_CLIENTS_MAX)
         return "a client number out of range";
     if (m->pause > 1)
         return bad_bool;
-    for (size_t i = 0; i < SP_SETTING_COUNT; i++)
-        s.v[i] = m->settings[i];
-    return sp_settings_check(&s) ? "a setting is out of range" : NULL;
+    return check_values(m->settings_number, m->reserved, m->settings);
+}
+
+static const char *check_settings(const void *message, size_t bytes, size_t n_fds) {
+    const struct sp_wire_settings *m = message;
+    return check_values(m->number, m->reserved, m->settings);
+}
+
+static const char *check_set(const void *message, size_t bytes, size_t n_fds) {
+    const struct sp_wire_set *m = message;
+    struct sp_settings s;
+    if (m->all > 1)
+        return bad_bool;
+    if (m->all && m->uid)
+        return bad_reserved;
+    if (!m->given || m->given >> SP_SETTING_COUNT)
+        return "no setting, or an unknown one";
+    sp_settings_init(&s);
+    for (size_t i = 0; i < SP_SETTING_COUNT; i++) {
+        if (m->given >> i & 1)
+            s.v[i] = m->settings[i];
+        else if (m->settings[i])
+            return bad_reserved;
+    }
+    return sp_settings_check(&s) ? bad_setting : NULL;
 }
 
 static const char *check_queries(const void *message, size_t bytes, size_t n_fds) {
@@ -187,6 +220,8 @@ static const char *check_report(const void *message, size_t bytes, size_t n_fds)
     const struct sp_wire_report *m = message;
     if (m->reserved)
         return bad_reserved;
+    if (m->settled > 1)
+        return bad_bool;
     return m->state < SP_WIRE_STATES_MAX ? NULL : bad_state;
 }
 
@@ -219,10 +254,22 @@ static const char *check_refused(const void *message, size_t bytes, size_t n_fds
     return text_ok(m->text, sizeof m->text) ? NULL : bad_text;
 }
 
+static const char *check_status_daemon(const void *message, size_t bytes, size_t n_fds) {
+    const struct sp_wire_status_daemon *m = message;
+    return m->control > 1 ? bad_bool : check_values(1, m->reserved, m->settings);
+}
+
+static const char *check_status_domain(const void *message, size_t bytes, size_t n_fds) {
+    const struct sp_wire_status_domain *m = message;
+    return check_values(m->settings_number, m->reserved, m->settings);
+}
+
 static const char *check_status_client(const void *message, size_t bytes, size_t n_fds) {
     const struct sp_wire_status_client *m = message;
     if (m->state >= SP_WIRE_STATES_MAX && m->state != SP_WIRE_STATE_FAMILY)
         return bad_state;
+    if (m->settled > 1)
+        return bad_bool;
     return text_ok(m->name, sizeof m->name) ? NULL : bad_text;
 }
 
@@ -246,6 +293,7 @@ static const struct type_info types[] = {
     FIXED(REPORT, SP_WIRE_TO_DAEMON, sp_wire_report, 0, 0, check_report),
     FIXED(UFFD_ENABLE, SP_WIRE_TO_DAEMON, sp_wire_empty, 1, 1, NULL),
     FIXED(STATUS, SP_WIRE_TO_DAEMON, sp_wire_empty, 0, 0, NULL),
+    FIXED(SET, SP_WIRE_TO_DAEMON, sp_wire_set, 0, 0, check_set),
     FIXED(WELCOME, SP_WIRE_TO_CLIENT, sp_wire_welcome, 0, 1, check_welcome),
     COUNTED(ANSWERS, SP_WIRE_TO_CLIENT, sp_wire_answers, SP_WIRE_QUERIES_MAX, sizeof(struct sp_wire_answer),
             0, check_answers),
@@ -257,10 +305,11 @@ static const struct type_info types[] = {
             check_hints),
     FIXED(PAUSE, SP_WIRE_TO_CLIENT, sp_wire_pause, 0, 0, check_pause),
     FIXED(REFUSED, SP_WIRE_TO_CLIENT, sp_wire_refused, 0, 0, check_refused),
-    FIXED(STATUS_DAEMON, SP_WIRE_TO_CLIENT, sp_wire_status_daemon, 0, 0, NULL),
-    FIXED(STATUS_DOMAIN, SP_WIRE_TO_CLIENT, sp_wire_status_domain, 0, 0, NULL),
+    FIXED(STATUS_DAEMON, SP_WIRE_TO_CLIENT, sp_wire_status_daemon, 0, 0, check_status_daemon),
+    FIXED(STATUS_DOMAIN, SP_WIRE_TO_CLIENT, sp_wire_status_domain, 0, 0, check_status_domain),
     FIXED(STATUS_CLIENT, SP_WIRE_TO_CLIENT, sp_wire_status_client, 0, 0, check_status_client),
     FIXED(STATUS_END, SP_WIRE_TO_CLIENT, sp_wire_empty, 0, 0, NULL),
+    FIXED(SETTINGS, SP_WIRE_TO_CLIENT, sp_wire_settings, 0, 0, check_settings),
 };
 
 static const struct type_info *type_find(unsigned type) {

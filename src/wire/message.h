@@ -8,8 +8,9 @@
  * counts fit the size, pages and store runs are in range, reserved fields are 0, strings are terminated.
  *
  * Every request is answered by exactly one message that carries the request's sequence number (STATUS: by a
- * series that ends with STATUS_END), so that requests may be sent ahead. HINT, PAUSE and REFUSED come
- * unasked, with sequence 0. Layouts, the counters' table and the settings' table are part of the version.
+ * series that ends with STATUS_END), so that requests may be sent ahead. HINT, PAUSE, SETTINGS and REFUSED
+ * come unasked, with sequence 0. Layouts, the counters' table and the settings' table are part of the
+ * version.
  */
 #ifndef SP_WIRE_MESSAGE_H
 #define SP_WIRE_MESSAGE_H
@@ -21,7 +22,7 @@
 #include "core/types.h"
 
 #define SP_WIRE_MAGIC   UINT32_C(0x47504d53) /* "SMPG" */
-#define SP_WIRE_VERSION 3
+#define SP_WIRE_VERSION 4
 
 /* Most of everything that comes in numbers, in one message. */
 #define SP_WIRE_QUERIES_MAX SP_WINDOW_PAGES
@@ -51,6 +52,7 @@ enum sp_wire_type {
     SP_WIRE_REPORT = 7,      /* REPORTED */
     SP_WIRE_UFFD_ENABLE = 8, /* with a userfaultfd; RESULT */
     SP_WIRE_STATUS = 9,      /* STATUS_DAEMON, (STATUS_DOMAIN, STATUS_CLIENT...)..., STATUS_END */
+    SP_WIRE_SET = 10,        /* RESULT */
     /* daemon to client */
     SP_WIRE_WELCOME = 32, /* with /dev/userfaultfd where the daemon has it */
     SP_WIRE_ANSWERS = 33,
@@ -65,6 +67,7 @@ enum sp_wire_type {
     SP_WIRE_STATUS_DOMAIN = 42,
     SP_WIRE_STATUS_CLIENT = 43,
     SP_WIRE_STATUS_END = 44,
+    SP_WIRE_SETTINGS = 45, /* unasked: they are others than in WELCOME, or in the last such message */
 };
 
 struct sp_wire_header {
@@ -87,7 +90,26 @@ struct sp_wire_welcome {
     uint32_t client;
     uint32_t pause;
     struct sp_key key;
+    uint32_t settings_number; /* not 0; another one each time that the settings change */
+    uint32_t reserved;
     uint64_t settings[SP_SETTING_COUNT];
+};
+
+struct sp_wire_settings {
+    struct sp_wire_header header;
+    uint32_t number; /* as in WELCOME */
+    uint32_t reserved;
+    uint64_t settings[SP_SETTING_COUNT];
+};
+
+/* Changes settings: of the user's domain, or with `all` of all domains that the sender controls. All of it is
+ * done or nothing. */
+struct sp_wire_set {
+    struct sp_wire_header header;
+    uint32_t all;                        /* 0 or 1 */
+    uint32_t uid;                        /* 0 when `all` */
+    uint64_t given;                      /* one bit for each setting; at least one */
+    uint64_t settings[SP_SETTING_COUNT]; /* 0 for those that are not given */
 };
 
 struct sp_wire_query {
@@ -176,7 +198,9 @@ struct sp_wire_segment_fd {
 
 struct sp_wire_report {
     struct sp_wire_header header;
-    uint32_t state; /* enum sp_engine_state */
+    uint32_t state;           /* enum sp_engine_state */
+    uint32_t settled;         /* 0 or 1 */
+    uint32_t settings_number; /* of the settings that were carried out last; 0: none yet */
     uint32_t reserved;
     struct sp_counters counters;
     struct sp_histogram freezes;
@@ -223,6 +247,9 @@ struct sp_wire_status_daemon {
     uint64_t rss_bytes;
     uint64_t uptime_ns;
     uint64_t n_domains; /* how many STATUS_DOMAIN follow */
+    uint32_t control;   /* 1: the asker controls the daemon, and all its domains */
+    uint32_t reserved;
+    uint64_t settings[SP_SETTING_COUNT]; /* of domains to come */
 };
 
 struct sp_wire_status_domain {
@@ -233,6 +260,9 @@ struct sp_wire_status_domain {
     uint64_t saved_peak_bytes;
     uint64_t store_bytes;
     uint64_t families_waiting;
+    uint32_t settings_number;
+    uint32_t reserved;
+    uint64_t settings[SP_SETTING_COUNT];
     struct sp_counters counters;
     struct sp_histogram freezes;
 };
@@ -241,6 +271,8 @@ struct sp_wire_status_client {
     struct sp_wire_header header;
     uint32_t pid;
     uint32_t state; /* enum sp_engine_state, or SP_WIRE_STATE_FAMILY */
+    uint32_t settled;
+    uint32_t settings_number; /* as in REPORT */
     char name[SP_WIRE_NAME_BYTES];
     struct sp_counters counters;
     struct sp_histogram freezes;

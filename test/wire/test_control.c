@@ -38,21 +38,32 @@ static void send_message(int fd, void *message, size_t bytes) {
         _exit(r == -EPIPE || r == -ECONNRESET ? 0 : 1);
 }
 
+static void settings_fill(uint64_t *ret, uint64_t run) {
+    struct sp_settings settings;
+    sp_settings_init(&settings);
+    settings.v[SP_SETTING_run] = run;
+    memcpy(ret, settings.v, sizeof settings.v);
+}
+
 static void send_daemon(int fd, uint64_t n_domains) {
-    struct sp_wire_status_daemon m = {.pid = 42, .cpu_ns = 43, .n_domains = n_domains};
+    struct sp_wire_status_daemon m = {.pid = 42, .cpu_ns = 43, .n_domains = n_domains, .control = 1};
+    settings_fill(m.settings, 0);
     sp_wire_header_init(&m.header, SP_WIRE_STATUS_DAEMON, sizeof m, 1);
     send_message(fd, &m, sizeof m);
 }
 
 static void send_domain(int fd, uint32_t uid, uint32_t n_clients) {
-    struct sp_wire_status_domain m = {.uid = uid, .n_clients = n_clients, .saved_peak_bytes = 4096};
+    struct sp_wire_status_domain m = {
+        .uid = uid, .n_clients = n_clients, .saved_peak_bytes = 4096, .settings_number = 5};
+    settings_fill(m.settings, 2);
     sp_wire_header_init(&m.header, SP_WIRE_STATUS_DOMAIN, sizeof m, 1);
     m.counters.v[SP_COUNTER_pages_shared] = 17;
     send_message(fd, &m, sizeof m);
 }
 
 static void send_client(int fd, uint32_t pid) {
-    struct sp_wire_status_client m = {.pid = pid, .state = 1, .name = "someone"};
+    struct sp_wire_status_client m = {
+        .pid = pid, .state = 1, .settled = 1, .settings_number = 4, .name = "someone"};
     sp_wire_header_init(&m.header, SP_WIRE_STATUS_CLIENT, sizeof m, 1);
     send_message(fd, &m, sizeof m);
 }
@@ -133,6 +144,23 @@ static void play_silence(int fd) {
         ;
 }
 
+/* What is to be set, instead of asking for the status. */
+static const struct sp_settings_change *change;
+static const uid_t *set_uid;
+
+/* In the child: the request is the one that was wanted. */
+static void check_set(const void *request) {
+    const struct sp_wire_set *m = request;
+    const char *reason;
+    if (sp_wire_check(m, sizeof *m, 0, SP_WIRE_TO_DAEMON, &reason) || m->header.type != SP_WIRE_SET)
+        _exit(3);
+    if (m->all != !set_uid || m->uid != (set_uid ? *set_uid : 0))
+        _exit(4);
+    for (size_t i = 0; i < SP_SETTING_COUNT; i++)
+        if ((m->given >> i & 1) != change->given[i] || m->settings[i] != change->values.v[i])
+            _exit(5);
+}
+
 /* A child plays the daemon for one connection. `read_request`: it reads the request before it answers. */
 static int ask(void (*play)(int fd), bool read_request, int timeout_ms, struct sp_status **ret_status) {
     int listener;
@@ -142,16 +170,20 @@ static int ask(void (*play)(int fd), bool read_request, int timeout_ms, struct s
     assert_true(child >= 0);
     if (!child) {
         int fd;
-        char request[64];
+        _Alignas(16) uint8_t request[512];
         alarm(60);
         while (sp_socket_accept(listener, &fd))
             (void)!sp_wait_readable(&listener, 1, UINT64_MAX);
         if (read_request && sp_socket_receive(fd, request, sizeof request, NULL, NULL, -1) <= 0)
             _exit(2);
+        if (change && read_request)
+            check_set(request);
         play(fd);
         _exit(0);
     }
-    int r = sp_control_status(path, timeout_ms, ret_status), status;
+    int r = change ? sp_control_set(path, timeout_ms, set_uid, change)
+                   : sp_control_status(path, timeout_ms, ret_status);
+    int status;
     close(listener);
     assert_int_equal(waitpid(child, &status, 0), child);
     assert_int_equal(status, 0);
@@ -167,6 +199,11 @@ static void test_right(void **state) {
     assert_int_equal(s->domains[0].n_clients, 2);
     assert_int_equal(s->domains[0].clients[1].pid, 101);
     assert_string_equal(s->domains[0].clients[1].name, "someone");
+    assert_true(s->control && s->settings.v[SP_SETTING_run] == 0);
+    assert_true(s->domains[1].settings.v[SP_SETTING_run] == 2 && s->domains[1].settings_number == 5);
+    const struct sp_status_client *c = &s->domains[0].clients[1];
+    assert_true(c->settled && c->settings_number == 4);
+    assert_true(sp_status_obeys(c, 3) && sp_status_obeys(c, 4) && !sp_status_obeys(c, 5));
     assert_int_equal(s->domains[1].uid, 1000);
     assert_int_equal(s->domains[1].n_clients, 0);
     assert_int_equal(s->domains[1].saved_peak_bytes, 4096);
@@ -200,6 +237,34 @@ static void test_ends(void **state) {
     assert_null(s);
 }
 
+static int result_to_play;
+
+static void play_result(int fd) {
+    struct sp_wire_result m = {.result = result_to_play};
+    sp_wire_header_init(&m.header, SP_WIRE_RESULT, sizeof m, 1);
+    send_message(fd, &m, sizeof m);
+}
+
+static void test_set(void **state) {
+    struct sp_settings_change c = {0};
+    const uid_t somebody = 1234;
+    static const int results[][2] = {{0, 0}, {-EACCES, -EPERM}, {-ESRCH, -ESRCH}, {-ENOMEM, -ENOMEM}};
+    assert_int_equal(sp_settings_change_add(&c, "run=0", NULL, 0), 0);
+    assert_int_equal(sp_settings_change_add(&c, "freeze_micros=77", NULL, 0), 0);
+    change = &c;
+    for (size_t i = 0; i < sizeof results / sizeof *results; i++) {
+        result_to_play = results[i][0];
+        set_uid = i % 2 ? &somebody : NULL;
+        assert_int_equal(ask(play_result, true, 30000, NULL), results[i][1]);
+    }
+    assert_int_equal(ask(play_refusal, true, 30000, NULL), -EACCES);
+    assert_int_equal(ask(play_other_version, true, 30000, NULL), -EPROTO);
+    assert_int_equal(ask(play_right, true, 30000, NULL), -EPROTO);
+    assert_int_equal(ask(play_garbage, true, 30000, NULL), -EPROTO);
+    assert_int_equal(ask(play_silence, true, 50, NULL), -ETIMEDOUT);
+    change = NULL;
+}
+
 static void test_nobody(void **state) {
     struct sp_status *s = NULL;
     int fd;
@@ -214,8 +279,8 @@ static void test_nobody(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_right), cmocka_unit_test(test_wrong),  cmocka_unit_test(test_refused),
-        cmocka_unit_test(test_ends),  cmocka_unit_test(test_nobody),
+        cmocka_unit_test(test_right), cmocka_unit_test(test_wrong), cmocka_unit_test(test_refused),
+        cmocka_unit_test(test_ends),  cmocka_unit_test(test_set),   cmocka_unit_test(test_nobody),
     };
     return cmocka_run_group_tests_name("wire/control", tests, setup, teardown);
 }

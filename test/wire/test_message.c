@@ -88,13 +88,34 @@ static void sample_hints(struct sample *s, uint32_t n) {
         m->hint[i].window = i;
 }
 
-static void sample_welcome(struct sample *s) {
+static void settings_fill(uint64_t *ret) {
     struct sp_settings settings;
+    sp_settings_init(&settings);
+    memcpy(ret, settings.v, sizeof settings.v);
+}
+
+static void sample_welcome(struct sample *s) {
     begin(s, SP_WIRE_WELCOME, sizeof(struct sp_wire_welcome), 1);
     struct sp_wire_welcome *m = (struct sp_wire_welcome *)s->data;
     m->client = 3;
-    sp_settings_init(&settings);
-    memcpy(m->settings, settings.v, sizeof m->settings);
+    m->settings_number = 1;
+    settings_fill(m->settings);
+}
+
+static void sample_settings(struct sample *s) {
+    begin(s, SP_WIRE_SETTINGS, sizeof(struct sp_wire_settings), 0);
+    struct sp_wire_settings *m = (struct sp_wire_settings *)s->data;
+    m->number = 1;
+    settings_fill(m->settings);
+}
+
+static void sample_set(struct sample *s) {
+    begin(s, SP_WIRE_SET, sizeof(struct sp_wire_set), 0);
+    struct sp_wire_set *m = (struct sp_wire_set *)s->data;
+    m->uid = 1000;
+    m->given = (uint64_t)1 << SP_SETTING_run | (uint64_t)1 << SP_SETTING_map_percent;
+    m->settings[SP_SETTING_run] = 2;
+    m->settings[SP_SETTING_map_percent] = 10;
 }
 
 static void sample_refused(struct sample *s) {
@@ -161,15 +182,24 @@ static bool sample_make(struct sample *s, unsigned which) {
         return true;
     case 18:
         begin(s, SP_WIRE_STATUS_DAEMON, sizeof(struct sp_wire_status_daemon), 0);
+        settings_fill(((struct sp_wire_status_daemon *)s->data)->settings);
         return true;
     case 19:
         begin(s, SP_WIRE_STATUS_DOMAIN, sizeof(struct sp_wire_status_domain), 0);
+        settings_fill(((struct sp_wire_status_domain *)s->data)->settings);
+        ((struct sp_wire_status_domain *)s->data)->settings_number = 1;
         return true;
     case 20:
         begin(s, SP_WIRE_STATUS_CLIENT, sizeof(struct sp_wire_status_client), 0);
         return true;
     case 21:
         begin(s, SP_WIRE_STATUS_END, sizeof(struct sp_wire_empty), 0);
+        return true;
+    case 22:
+        sample_set(s);
+        return true;
+    case 23:
+        sample_settings(s);
         return true;
     default:
         return false;
@@ -207,7 +237,7 @@ static void test_valid(void **state) {
             fail_msg("a valid %s was refused", sp_wire_type_name(sample.type));
         assert_string_not_equal(sp_wire_type_name(sample.type), "unknown");
     }
-    assert_int_equal(n, 22);
+    assert_int_equal(n, 24);
     assert_string_equal(sp_wire_type_name(0), "unknown");
     assert_string_equal(sp_wire_type_name(9999), "unknown");
 }
@@ -462,11 +492,80 @@ static void test_welcome(void **state) {
     sample_welcome(&sample);
     SET(sp_wire_welcome, pause, 2);
     REFUSED();
+    sample_welcome(&sample);
+    SET(sp_wire_welcome, settings_number, 0);
+    REFUSED();
+    sample_welcome(&sample);
+    SET(sp_wire_welcome, reserved, 1);
+    REFUSED();
     for (size_t i = 0; i < SP_SETTING_COUNT; i++) {
         sample_welcome(&sample);
         SET(sp_wire_welcome, settings[i], UINT64_MAX);
         REFUSED();
     }
+}
+
+static void test_set(void **state) {
+    sample_set(&sample);
+    SET(sp_wire_set, all, 2);
+    REFUSED();
+    SET(sp_wire_set, all, 1); /* all, and one of them */
+    REFUSED();
+    SET(sp_wire_set, uid, 0);
+    assert_int_equal(check_exact(&sample), 0);
+    SET(sp_wire_set, given, 0);
+    REFUSED();
+    sample_set(&sample);
+    SET(sp_wire_set, given, (uint64_t)1 << SP_SETTING_COUNT | 1);
+    REFUSED();
+    SET(sp_wire_set, given, UINT64_MAX);
+    REFUSED();
+    sample_set(&sample);
+    SET(sp_wire_set, settings[SP_SETTING_run], 3);
+    REFUSED();
+    sample_set(&sample);
+    SET(sp_wire_set, settings[SP_SETTING_freeze_micros], 100); /* a value for what is not given */
+    REFUSED();
+    for (size_t i = 0; i < SP_SETTING_COUNT; i++) {
+        sample_set(&sample);
+        SET(sp_wire_set, given, ((struct sp_wire_set *)sample.data)->given | (uint64_t)1 << i);
+        SET(sp_wire_set, settings[i], sp_setting_info[i].value_max + 1);
+        REFUSED();
+        SET(sp_wire_set, settings[i], sp_setting_info[i].value_max);
+        assert_int_equal(check_exact(&sample), 0);
+    }
+}
+
+static void test_settings(void **state) {
+    sample_settings(&sample);
+    SET(sp_wire_settings, number, 0);
+    REFUSED();
+    sample_settings(&sample);
+    SET(sp_wire_settings, reserved, 1);
+    REFUSED();
+    for (size_t i = 0; i < SP_SETTING_COUNT; i++) {
+        sample_settings(&sample);
+        SET(sp_wire_settings, settings[i], UINT64_MAX);
+        REFUSED();
+        sample_make(&sample, 18);
+        SET(sp_wire_status_daemon, settings[i], UINT64_MAX);
+        REFUSED();
+        sample_make(&sample, 19);
+        SET(sp_wire_status_domain, settings[i], UINT64_MAX);
+        REFUSED();
+    }
+    sample_make(&sample, 18);
+    SET(sp_wire_status_daemon, control, 2);
+    REFUSED();
+    sample_make(&sample, 19);
+    SET(sp_wire_status_domain, settings_number, 0);
+    REFUSED();
+    sample_make(&sample, 20);
+    SET(sp_wire_status_client, settled, 2);
+    REFUSED();
+    sample_make(&sample, 6);
+    SET(sp_wire_report, settled, 2);
+    REFUSED();
 }
 
 static void test_others(void **state) {
@@ -517,7 +616,7 @@ static void test_fuzz(void **state) {
     size_t accepted = 0, refused = 0;
     random_state = 1;
     for (unsigned round = 0; round < 60000; round++) {
-        sample_make(&sample, (unsigned)(random_next() % 22));
+        sample_make(&sample, (unsigned)(random_next() % 24));
         if (sample.bytes > 4096 && random_next() % 8)
             continue;
         for (uint64_t n = 1 + random_next() % 4; n; n--) {
@@ -547,6 +646,7 @@ int main(void) {
         cmocka_unit_test(test_queries),     cmocka_unit_test(test_publish),
         cmocka_unit_test(test_release),     cmocka_unit_test(test_replies),
         cmocka_unit_test(test_unasked),     cmocka_unit_test(test_welcome),
+        cmocka_unit_test(test_set),         cmocka_unit_test(test_settings),
         cmocka_unit_test(test_others),      cmocka_unit_test(test_fuzz),
     };
     return cmocka_run_group_tests_name("wire/message", tests, NULL, NULL);

@@ -1,0 +1,160 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Who changes settings, and how clients learn of it.
+ *
+ * Each domain has settings of its own, which begin as the daemon's. A user changes those of their own domain,
+ * limits aside; who controls the daemon changes any domain's, or with `all` those of all domains, of domains
+ * to come, and of the daemon. Permissions and values are looked at before anything is changed.
+ *
+ * A client is told at once, if it takes messages, and else with its next report; it says with each report
+ * which settings it has carried out, so that whoever asks for the status sees who has not yet.
+ *
+ * pages_to_scan bounds a domain as ksmd's bounds the machine, but each client reads its pages itself: each
+ * gets an equal share, at least one page. So a domain may read less than it is allowed while some of its
+ * clients have nothing to read, and never more, unless there are more clients than pages. When clients come
+ * and go their shares follow, but not all the time.
+ */
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "daemon/log.h"
+#include "daemon/session.h"
+
+#define SHARES_NS UINT64_C(500000000)
+
+/* ---- telling ---- */
+
+static bool is_bounded(const struct domain *d) {
+    uint64_t bound = d->settings.v[SP_SETTING_pages_to_scan];
+    return bound != 0 && bound != SP_UNBOUNDED_PAGES;
+}
+
+void control_settings(const struct domain *d, struct sp_settings *ret_settings) {
+    *ret_settings = d->settings;
+    if (!is_bounded(d) || d->connected < 2)
+        return;
+    uint64_t share = d->settings.v[SP_SETTING_pages_to_scan] / d->connected;
+    ret_settings->v[SP_SETTING_pages_to_scan] = share ? share : 1;
+}
+
+void control_tell(struct session *s) {
+    struct member *m = s->member;
+    if (!m || m->settings_told == m->domain->settings_number || !session_reads(s))
+        return;
+    struct sp_settings settings;
+    struct sp_wire_settings message = {.number = m->domain->settings_number};
+    sp_wire_header_init(&message.header, SP_WIRE_SETTINGS, sizeof message, 0);
+    control_settings(m->domain, &settings);
+    memcpy(message.settings, settings.v, sizeof message.settings);
+    m->settings_told = message.number;
+    session_send(s, &message, sizeof message, -1);
+}
+
+/* The domain's clients are to be told anew. */
+static void changed(struct domain *d) {
+    d->shares = d->connected;
+    domain_settings_changed(d);
+}
+
+static void tell_all(struct sessions *all) {
+    for (struct session *s = all->first, *next; s; s = next) {
+        next = s->next;
+        control_tell(s);
+    }
+}
+
+uint64_t control_work(struct sessions *all, uint64_t now_ns) {
+    uint64_t next_ns = UINT64_MAX;
+    bool any = false;
+    for (struct domain *d = all->service->domains; d; d = d->next) {
+        if (!is_bounded(d) || d->shares == d->connected)
+            continue;
+        if (now_ns >= d->shares_ns) {
+            d->shares_ns = now_ns + SHARES_NS;
+            changed(d);
+            any = true;
+        } else if (d->shares_ns < next_ns) {
+            next_ns = d->shares_ns;
+        }
+    }
+    if (any)
+        tell_all(all);
+    return next_ns;
+}
+
+/* ---- changing ---- */
+
+static void change_of(const struct sp_wire_set *m, struct sp_settings_change *ret_change) {
+    for (size_t i = 0; i < SP_SETTING_COUNT; i++)
+        ret_change->given[i] = m->given >> i & 1;
+    memcpy(ret_change->values.v, m->settings, sizeof ret_change->values.v);
+}
+
+/* Whether the session may change these settings; of one domain or of all. */
+static int permit(const struct session *s, const struct sp_wire_set *m, const struct sp_settings_change *c) {
+    bool controls = session_controls(s);
+    if (!controls && !m->all && m->uid != s->uid)
+        return -EACCES;
+    for (size_t i = 0; i < SP_SETTING_COUNT; i++) {
+        if (!c->given[i] || sp_setting_info[i].scope == SP_SETTING_OF_USER)
+            continue;
+        if (!controls)
+            return -EACCES;
+        if (!m->all && sp_setting_info[i].scope == SP_SETTING_OF_DAEMON)
+            return -EINVAL;
+    }
+    return 0;
+}
+
+static void log_change(const struct session *s, const struct sp_wire_set *m,
+                       const struct sp_settings_change *c) {
+    char text[512] = "";
+    size_t n = 0;
+    for (size_t i = 0; i < SP_SETTING_COUNT && n < sizeof text; i++)
+        if (c->given[i])
+            n += (size_t)snprintf(text + n, sizeof text - n, " %s=%llu", sp_setting_info[i].name,
+                                  (unsigned long long)c->values.v[i]);
+    if (m->all && session_controls(s))
+        log_client("process %d of uid %u sets, for all:%s", (int)s->pid, (unsigned)s->uid, text);
+    else
+        log_client("process %d of uid %u sets, for uid %u:%s", (int)s->pid, (unsigned)s->uid,
+                   (unsigned)(m->all ? s->uid : m->uid), text);
+}
+
+static void domain_set(struct domain *d, const struct sp_settings_change *c) {
+    sp_settings_apply(&d->settings, c);
+    changed(d);
+}
+
+static int set_one(struct session *s, uid_t uid, const struct sp_settings_change *c) {
+    struct service *service = s->all->service;
+    struct domain *d = service_domain_find(service, uid);
+    /* One's own may be arranged before there are clients. */
+    int r = d ? 0 : uid == s->uid ? service_domain(service, uid, &d) : -ESRCH;
+    if (!r)
+        domain_set(d, c);
+    return r;
+}
+
+static void set_all(struct service *service, const struct sp_settings_change *c) {
+    sp_settings_apply(&service->settings, c);
+    service_settings_changed(service);
+    for (struct domain *d = service->domains; d; d = d->next)
+        domain_set(d, c);
+}
+
+int control_set(struct session *s, const struct sp_wire_set *m) {
+    struct sp_settings_change c = {0};
+    change_of(m, &c);
+    int r = permit(s, m, &c);
+    if (!r && m->all && session_controls(s))
+        set_all(s->all->service, &c);
+    else if (!r)
+        r = set_one(s, m->all ? s->uid : m->uid, &c);
+    if (r)
+        return r;
+    log_change(s, m, &c);
+    tell_all(s->all);
+    return 0;
+}
