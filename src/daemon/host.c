@@ -225,6 +225,37 @@ int host_file_unused(const char *path) {
     return r >= 0 ? 1 : r == -EAGAIN ? 0 : r;
 }
 
+/* Reads up to `bytes`; returns how many there were, or a negative errno. */
+static ssize_t read_up_to(int fd, char *text, size_t bytes) {
+    size_t n = 0;
+    while (n < bytes) {
+        ssize_t r = read(fd, text + n, bytes - n);
+        if (r < 0 && errno != EINTR)
+            return -errno;
+        if (r == 0)
+            break;
+        n += r > 0 ? (size_t)r : 0;
+    }
+    return (ssize_t)n;
+}
+
+int host_read_file(const char *path, size_t bytes_max, char **ret_text) {
+    int fd = result(open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK));
+    if (fd < 0)
+        return fd;
+    char *text = calloc(1, bytes_max + 2);
+    ssize_t n = text ? read_up_to(fd, text, bytes_max + 1) : -ENOMEM;
+    close(fd);
+    int error = n < 0 ? (int)n : (size_t)n > bytes_max ? -EFBIG : 0;
+    if (!error && strlen(text) != (size_t)n)
+        error = -EBADMSG;
+    if (error)
+        free(text);
+    else
+        *ret_text = text;
+    return error;
+}
+
 uint64_t host_resident_bytes(void) {
     unsigned long total, resident = 0;
     FILE *f = fopen("/proc/self/statm", "re");

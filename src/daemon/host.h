@@ -48,6 +48,9 @@ void host_close_foreign(const int *fds, size_t n);
 SP_WARN_UNUSED int host_file_unused(const char *path);
 /* Memory resident in this process, bytes; 0 when unknown. */
 uint64_t host_resident_bytes(void);
+/* The text of a file, terminated; the caller frees it. -EFBIG: it has more bytes than that; -EBADMSG: it is
+ * no text (a byte of it is 0); -ENOMEM; the errors of open(2) and read(2). */
+SP_WARN_UNUSED int host_read_file(const char *path, size_t bytes_max, char **ret_text);
 /* Makes the directory of `path` when it is missing. */
 SP_WARN_UNUSED int host_make_directory(const char *path, mode_t mode);
 

@@ -10,6 +10,10 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "daemon/host.h"
+
+#define CONFIG_BYTES_MAX 65536
+
 #ifndef SP_VERSION
 #define SP_VERSION "unknown"
 #endif
@@ -18,6 +22,7 @@ enum option_value {
     OPTION_SOCKET = 256,
     OPTION_FOREGROUND,
     OPTION_SET,
+    OPTION_CONFIG,
     OPTION_ONLY_UID,
     OPTION_OWNER_PID,
     OPTION_ALIVE,
@@ -30,6 +35,7 @@ static const struct option table[] = {
     {"socket", required_argument, NULL, OPTION_SOCKET},
     {"foreground", no_argument, NULL, OPTION_FOREGROUND},
     {"set", required_argument, NULL, OPTION_SET},
+    {"config", required_argument, NULL, OPTION_CONFIG},
     {"only-uid", required_argument, NULL, OPTION_ONLY_UID},
     {"owner-pid", required_argument, NULL, OPTION_OWNER_PID},
     {"alive", required_argument, NULL, OPTION_ALIVE},
@@ -39,6 +45,9 @@ static const struct option table[] = {
     {0},
 };
 
+/* Of the machine's daemon. */
+#define CONFIG_DEFAULT "/etc/samepage/samepaged.conf"
+
 static const char usage[] =
     "Usage: samepaged [OPTION]...\n"
     "Keeps the index and the store of pages that programs share. Runs in the foreground until SIGTERM.\n"
@@ -46,6 +55,9 @@ static const char usage[] =
     "  --socket PATH        listen at PATH (default: /run/samepage/socket for root,\n"
     "                       $XDG_RUNTIME_DIR/samepage/socket for others)\n"
     "  --set KEY=VALUE      change a setting; may be given several times, or KEY=VALUE,KEY=VALUE\n"
+    "  --config FILE        read settings from FILE: lines of KEY=VALUE, those that begin with # aside;\n"
+    "                       --set comes after it (default: " CONFIG_DEFAULT " if there is one, for root\n"
+    "                       without --owner-pid)\n"
     "  --only-uid UID       serve this user only (default: as root and without --owner-pid everybody,\n"
     "                       else the user it runs as)\n"
     "  --foreground         do not go into the background (it never does)\n"
@@ -108,15 +120,17 @@ static enum options_result set_default_socket(struct options *o) {
 
 static enum options_result take(struct options *o, int option, const char *value) {
     unsigned long v;
-    char error[256];
     switch (option) {
     case OPTION_SOCKET:
         return set_socket(o, value);
     case OPTION_FOREGROUND:
         return OPTIONS_RUN;
-    case OPTION_SET:
-        if (sp_settings_parse(&o->settings, value, error, sizeof error))
-            return bad("--set %s: %s", value, error);
+    case OPTION_SET: /* see read_sets */
+        return OPTIONS_RUN;
+    case OPTION_CONFIG:
+        if (o->config)
+            return bad("--config %s: one file only", value);
+        o->config = value;
         return OPTIONS_RUN;
     case OPTION_ONLY_UID:
         if (!number(value, UINT32_MAX - 1, &v))
@@ -150,17 +164,57 @@ static enum options_result take(struct options *o, int option, const char *value
     }
 }
 
+static enum options_result read_config(struct options *o) {
+    struct sp_settings_change file = {0};
+    char error[256];
+    unsigned line;
+    bool by_default = !o->config;
+    const char *path = by_default ? CONFIG_DEFAULT : o->config;
+    if (by_default && (geteuid() != 0 || o->owner_pid))
+        return OPTIONS_RUN;
+    char *text = NULL;
+    int r = host_read_file(path, CONFIG_BYTES_MAX, &text);
+    if (r == -ENOENT && by_default)
+        return OPTIONS_RUN;
+    if (r)
+        return bad("%s: %s", path,
+                   r == -EFBIG     ? "too long for a file of settings"
+                   : r == -EBADMSG ? "not a text"
+                                   : strerror(-r));
+    r = sp_settings_change_lines(&file, text, &line, error, sizeof error);
+    free(text);
+    if (r)
+        return bad("%s:%u: %s", path, line, error);
+    sp_settings_apply(&o->settings, &file);
+    return OPTIONS_RUN;
+}
+
+/* After the file, wherever they stand. */
+static enum options_result read_sets(struct options *o, int argc, char **argv) {
+    char error[256];
+    optind = 0; /* from the start (getopt_long(3)) */
+    for (int option; (option = getopt_long(argc, argv, "Vh", table, NULL)) != -1;)
+        if (option == OPTION_SET && sp_settings_parse(&o->settings, optarg, error, sizeof error))
+            return bad("--set %s: %s", optarg, error);
+    return OPTIONS_RUN;
+}
+
 enum options_result options_parse(struct options *o, int argc, char **argv) {
+    enum options_result r = OPTIONS_RUN;
     *o = (struct options){.ready_fd = -1};
     sp_settings_init(&o->settings);
-    for (int option; (option = getopt_long(argc, argv, "Vh", table, NULL)) != -1;) {
-        enum options_result r = take(o, option, optarg);
-        if (r != OPTIONS_RUN)
-            return r;
-    }
+    for (int option; r == OPTIONS_RUN && (option = getopt_long(argc, argv, "Vh", table, NULL)) != -1;)
+        r = take(o, option, optarg);
+    if (r != OPTIONS_RUN)
+        return r;
     if (optind < argc)
         return bad("%s: no arguments are taken", argv[optind]);
     if (o->alive && !o->owner_pid)
         return bad("--alive: needs --owner-pid");
+    r = read_config(o);
+    if (r == OPTIONS_RUN)
+        r = read_sets(o, argc, argv);
+    if (r != OPTIONS_RUN)
+        return r;
     return *o->socket ? OPTIONS_RUN : set_default_socket(o);
 }

@@ -29,6 +29,8 @@ static void test_bad_options(void **state) {
         {"--set", "no_such_key=1", NULL},
         {"--set", "map_percent", NULL},
         {"--set", "map_percent=1000", NULL},
+        {"--config", NULL},
+        {"--config", "/no/such/file", NULL},
         {"--only-uid", "root", NULL},
         {"--only-uid", "-1", NULL},
         {"--owner-pid", "0", NULL},
