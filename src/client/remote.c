@@ -59,6 +59,7 @@ struct remote {
     size_t segments_end; /* segments from here on are not open */
     int segment_fd_plus_1[SEGMENTS_MAX];
     struct sp_hint_queue hints;
+    uint32_t hints_received; /* messages */
     _Alignas(16) uint8_t request[REQUEST_BYTES];
     _Alignas(16) uint8_t reply[SP_WIRE_TO_CLIENT_MAX];
 };
@@ -91,7 +92,7 @@ static void session_forget(struct remote *r) {
     r->fd = r->uffd_device = r->reply_fd = -1;
     r->token = NULL;
     r->holds = r->paused = false;
-    r->link.settings_number = 0;
+    r->link.settings_number = r->hints_received = 0;
     r->epoch = 0;
     r->refusal = 0;
     sp_hint_queue_clear(&r->hints);
@@ -165,6 +166,7 @@ static int receive_one(struct remote *r) {
     switch (h->type) {
     case SP_WIRE_HINT:
         hints_keep(r, (const struct sp_wire_hints *)r->reply);
+        r->hints_received++;
         return 0;
     case SP_WIRE_PAUSE:
         r->paused = ((const struct sp_wire_pause *)r->reply)->pause;
@@ -606,12 +608,12 @@ static int remote_report(struct sp_link *l, const struct sp_report *report, bool
     struct remote *r = remote_of(l);
     struct sp_wire_report *m = (struct sp_wire_report *)r->request;
     m->state = report->state;
-    m->settled = report->settled;
+    m->settled = report->settled && sp_hint_queue_empty(&r->hints);
+    m->hints = r->hints_received;
     m->settings_number = report->settings_number;
     /* The last one: the token stays, by which the daemon sees for how long there is a process to say it of.
      */
     r->holds |= sp_engine_state_is_end(report->state);
-    m->reserved = 0;
     m->counters = report->counters;
     m->freezes = report->freezes;
     int e = call(r, SP_WIRE_REPORT, sizeof *m, -1, SP_WIRE_REPORTED);

@@ -154,7 +154,8 @@ int control_set(struct session *s, const struct sp_wire_set *m) {
         r = set_one(s, m->all ? s->uid : m->uid, &c);
     if (r)
         return r;
-    log_change(s, m, &c);
+    if (m->given)
+        log_change(s, m, &c);
     tell_all(s->all);
     return 0;
 }

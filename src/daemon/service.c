@@ -57,7 +57,7 @@ static void on_hint(void *ctx, sp_client client, sp_page page) {
     struct domain *d = ctx;
     struct member *m = client < d->by_client_size ? d->by_client[client] : NULL;
     if (m)
-        m->disturbed = true;
+        m->settled = false;
     if (!m || !m->session || !member_hints(m)) /* without memory: a merge that comes later, or never */
         return;
     sp_hint_queue_add_page(m->hints, page);
@@ -439,8 +439,8 @@ void member_report(struct member *m, const struct sp_wire_report *report) {
     m->counters = report->counters;
     m->freezes = report->freezes;
     m->state = report->state;
-    m->settled = report->settled && !m->disturbed;
-    m->disturbed = false;
+    bool waiting = m->hints && !sp_hint_queue_empty(m->hints);
+    m->settled = report->settled && !waiting && report->hints == m->hints_sent;
     m->settings_obeyed = report->settings_number;
     d->zero_pages += m->counters.v[SP_COUNTER_ksm_zero_pages];
     domain_note_saved(d);

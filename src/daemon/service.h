@@ -28,8 +28,8 @@ struct member {
     pid_t pid;
     char name[SP_WIRE_NAME_BYTES]; /* printable */
     uint32_t state;
-    bool settled;                /* as last reported, and no hint was under way then */
-    bool disturbed;              /* a hint was sent since its last report */
+    bool settled;                /* as last reported, and no hint was made or under way since */
+    uint32_t hints_sent;         /* messages */
     uint32_t settings_told;      /* number of the settings that it was told last */
     uint32_t settings_obeyed;    /* and that it has carried out, as last reported */
     struct sp_counters counters; /* as last reported */

@@ -210,6 +210,7 @@ void session_send_hints(struct session *s) {
         sp_wire_header_init(&hints->header, SP_WIRE_HINT, bytes, 0);
         hints->n = (uint32_t)n;
         hints->reserved = 0;
+        m->hints_sent++;
         session_send(s, hints, bytes, -1);
     }
 }

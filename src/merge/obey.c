@@ -5,6 +5,9 @@
  * within the time of one, or when it wakes, which a message makes it do. A process that is stopped obeys when
  * it continues.
  *
+ * That a domain tells its clients anew what they know is how it asks them where they stand: they look again,
+ * and report what they have carried out, and when they have settled, without waiting for their next report.
+ *
  * run = 2 is carried out window by window, with the lock held for one at a time: the program goes on
  * meanwhile. Until all of it is done the worker does not say that it has obeyed. What was merged is private
  * again then, but its mapping is still one of the store, and is not merged again (H13); pages that were given
@@ -45,12 +48,14 @@ static void take_over(struct sp_worker *w, const struct sp_settings *new, uint32
     sp_worker_lock(w);
     struct sp_settings old = e->settings;
     e->settings = *new;
+    e->settled = false; /* whoever asks wants to know how it is now: the next pass will tell */
     if (new->v[SP_SETTING_use_zero_pages] > old.v[SP_SETTING_use_zero_pages])
         read_again(e);
     sp_engine_unlock(e);
     uint64_t run = new->v[SP_SETTING_run];
     w->to_unmerge = run == 2 && (joined || w->to_unmerge || old.v[SP_SETTING_run] != 2);
     w->settings_number = number;
+    w->tell_settled = true;
     w->scan_left = 0; /* what goes on is bound anew */
     /* Whatever the pause is now, it is not the one that was meant. */
     w->interval_ns = new->v[SP_SETTING_sleep_millisecs] * NS_PER_MS;

@@ -103,6 +103,7 @@ struct sp_worker {
     bool paused;                             /* the domain wants nothing new merged (H15) */
     uint32_t settings_number, obeyed_number; /* of the settings taken over, and of those carried out */
     bool to_unmerge;                         /* run = 2 is still to be carried out */
+    bool tell_settled;                       /* when that is so, at once */
     bool hinted;                             /* hints came since the last pass began */
     struct sp_key key;
     uint8_t *scratch;

@@ -201,6 +201,7 @@ static size_t take_hints(struct sp_worker *w) {
         total += n;
     }
     w->hinted |= total > 0;
+    w->tell_settled |= total > 0;
     return total;
 }
 
@@ -265,6 +266,7 @@ static void worker_report(struct sp_worker *w) {
     w->report.state = e->state;
     w->report.settled = e->settled && e->settled_generation == e->generation && !w->hinted;
     w->report.settings_number = w->obeyed_number;
+    w->tell_settled &= !w->report.settled;
     w->report.counters = e->counters;
     w->report.freezes = e->freezes;
     sp_engine_unlock(e);
@@ -374,6 +376,8 @@ static void post_pass(struct sp_worker *w, uint64_t generation) {
     e->counters.v[SP_COUNTER_full_scans] += !w->round_left && !sp_obey_stopped(w);
     e->settled = w->linked && !w->pending && !w->scan_cut && !w->to_unmerge;
     e->settled_generation = generation;
+    if (e->settled && w->tell_settled)
+        w->next_report_ns = 0;
     sp_engine_unlock(e);
     sp_event_post(&e->pass_done);
 }

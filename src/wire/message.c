@@ -99,8 +99,8 @@ static const char *check_set(const void *message, size_t bytes, size_t n_fds) {
         return bad_bool;
     if (m->all && m->uid)
         return bad_reserved;
-    if (!m->given || m->given >> SP_SETTING_COUNT)
-        return "no setting, or an unknown one";
+    if (m->given >> SP_SETTING_COUNT)
+        return "an unknown setting";
     sp_settings_init(&s);
     for (size_t i = 0; i < SP_SETTING_COUNT; i++) {
         if (m->given >> i & 1)
@@ -218,8 +218,6 @@ static const char *check_segment_fd(const void *message, size_t bytes, size_t n_
 
 static const char *check_report(const void *message, size_t bytes, size_t n_fds) {
     const struct sp_wire_report *m = message;
-    if (m->reserved)
-        return bad_reserved;
     if (m->settled > 1)
         return bad_bool;
     return m->state < SP_WIRE_STATES_MAX ? NULL : bad_state;

@@ -103,12 +103,12 @@ struct sp_wire_settings {
 };
 
 /* Changes settings: of the user's domain, or with `all` of all domains that the sender controls. All of it is
- * done or nothing. */
+ * done or nothing. Clients are told in any case, so that where none is given they say where they stand. */
 struct sp_wire_set {
     struct sp_wire_header header;
     uint32_t all;                        /* 0 or 1 */
     uint32_t uid;                        /* 0 when `all` */
-    uint64_t given;                      /* one bit for each setting; at least one */
+    uint64_t given;                      /* one bit for each setting */
     uint64_t settings[SP_SETTING_COUNT]; /* 0 for those that are not given */
 };
 
@@ -201,7 +201,7 @@ struct sp_wire_report {
     uint32_t state;           /* enum sp_engine_state */
     uint32_t settled;         /* 0 or 1 */
     uint32_t settings_number; /* of the settings that were carried out last; 0: none yet */
-    uint32_t reserved;
+    uint32_t hints;           /* HINT messages received so far: what is on its way is not settled */
     struct sp_counters counters;
     struct sp_histogram freezes;
 };

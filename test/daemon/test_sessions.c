@@ -39,6 +39,14 @@ static int teardown(void **state) {
 }
 
 /* Another client is served. */
+/* Requests that were damaged may have set anything. */
+static void set_defaults(void) {
+    struct sp_settings_change c;
+    memset(c.given, true, sizeof c.given);
+    sp_settings_init(&c.values);
+    assert_int_equal(sp_control_set(d.socket, 30000, NULL, &c), 0);
+}
+
 static void assert_serving(void) {
     static uint64_t first = 1000000;
     struct sp_welcome w;
@@ -70,6 +78,7 @@ static union {
     struct sp_wire_release release;
     struct sp_wire_segment segment;
     struct sp_wire_report report;
+    struct sp_wire_set set;
     uint8_t bytes[SP_SOCKET_MESSAGE_MAX];
 } m;
 
@@ -359,7 +368,7 @@ static size_t random_request(int *with_fd) {
     uint32_t n = (uint32_t)(random_next() % 40 + 1);
     size_t bytes = ask_message(n, random_next() % 8 + 1);
     *with_fd = -1;
-    switch (random_next() % 9) {
+    switch (random_next() % 10) {
     case 0:
         m.hello = (struct sp_wire_hello){.state = 1};
         bytes = sizeof m.hello;
@@ -400,7 +409,7 @@ static size_t random_request(int *with_fd) {
         bytes = sizeof m.report;
         m.header.type = SP_WIRE_REPORT;
         m.report.state = 0;
-        m.report.reserved = 0;
+        m.report.settled = (uint32_t)random_next() % 2;
         break;
     case 6:
         bytes = sizeof m.header;
@@ -410,6 +419,14 @@ static size_t random_request(int *with_fd) {
         bytes = sizeof m.header;
         m.header.type = SP_WIRE_UFFD_ENABLE;
         *with_fd = 0;
+        break;
+    case 8:
+        bytes = sizeof m.set;
+        memset(&m.bytes[sizeof m.header], 0, bytes - sizeof m.header);
+        m.header.type = SP_WIRE_SET;
+        m.set.all = (uint32_t)random_next() % 2;
+        m.set.given = (uint64_t)1 << SP_SETTING_freeze_micros;
+        m.set.settings[SP_SETTING_freeze_micros] = 50 + random_next() % 50;
         break;
     }
     m.header.bytes = (uint32_t)bytes;
@@ -450,10 +467,13 @@ static void test_fuzz(void **state) {
             fd = raw_join(&d);
             sessions++;
         }
-        if (round % 1000 == 0)
+        if (round % 1000 == 0) {
+            set_defaults();
             assert_serving();
+        }
     }
     close(fd);
+    set_defaults();
     assert_true(sessions > 100);
     assert_int_equal(kill(d.pid, 0), 0);
     assert_serving();
