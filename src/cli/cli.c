@@ -39,7 +39,8 @@ static const struct sp_command command_version = {
 };
 
 static const struct sp_command *const commands[] = {
-    &sp_command_run, &sp_command_status, &sp_command_doctor, &command_help, &command_version,
+    &sp_command_run,     &sp_command_status, &sp_command_get, &sp_command_set,  &sp_command_wait,
+    &sp_command_unmerge, &sp_command_doctor, &command_help,   &command_version,
 };
 #define N_COMMANDS (sizeof commands / sizeof *commands)
 
@@ -111,8 +112,8 @@ const char *sp_suggest(const char *word, const char *const *words, size_t n) {
 
 /* --- Help ------------------------------------------------------------------------------------------- */
 
-static void print_settings(void) {
-    printf("\nSettings for --set KEY=VALUE:\n");
+static void print_settings(const char *title) {
+    printf("\n%s:\n", title);
     for (size_t i = 0; i < SP_SETTING_COUNT; i++) {
         const struct sp_setting_info *s = &sp_setting_info[i];
         printf("  %s=%llu  (%s, %llu to %llu)\n      %s\n", s->name, (unsigned long long)s->value_default,
@@ -140,8 +141,8 @@ static void print_command_help(const struct sp_command *command) {
         else
             printf("      %-18s %s\n", left, o->meaning);
     }
-    if (has_option(command, "set"))
-        print_settings();
+    if (has_option(command, "set") || command == &sp_command_set)
+        print_settings(command == &sp_command_set ? "Settings" : "Settings for --set KEY=VALUE");
     if (command->notes)
         printf("\n%s", command->notes);
 }

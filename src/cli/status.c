@@ -86,6 +86,13 @@ static void print_clients(const struct sp_status_domain *d) {
     }
 }
 
+/* Those that somebody has changed. */
+static void print_settings(const struct sp_settings *s) {
+    for (size_t i = 0; i < SP_SETTING_COUNT; i++)
+        if (s->v[i] != sp_setting_info[i].value_default)
+            print_row(sp_setting_info[i].name, sp_text_number(s->v[i]), sp_setting_info[i].meaning);
+}
+
 static void print_domain(const struct sp_status_domain *d) {
     const struct passwd *user = getpwuid(d->uid);
     char title[128];
@@ -104,6 +111,7 @@ static void print_domain(const struct sp_status_domain *d) {
     if (d->families_waiting)
         print_row("families_waiting", sp_text_number(d->families_waiting),
                   "ended clients whose children still hold shared pages");
+    print_settings(&d->settings);
     print_clients(d);
 }
 
@@ -148,10 +156,17 @@ static json_t *json_name(const char *name) {
     return json_string(ascii);
 }
 
+static json_t *json_settings(const struct sp_settings *s) {
+    json_t *o = json_object();
+    for (size_t i = 0; i < SP_SETTING_COUNT; i++)
+        json_object_set_new(o, sp_setting_info[i].name, json_integer((json_int_t)s->v[i]));
+    return o;
+}
+
 static json_t *json_client(const struct sp_status_client *c) {
-    return json_pack("{s:i, s:o, s:s, s:o, s:o}", "pid", (int)c->pid, "name", json_name(c->name), "state",
-                     client_state(c->state), "counters", json_counters(&c->counters, false), "freeze",
-                     json_freezes(&c->freezes));
+    return json_pack("{s:i, s:o, s:s, s:b, s:o, s:o}", "pid", (int)c->pid, "name", json_name(c->name),
+                     "state", client_state(c->state), "settled", c->settled, "counters",
+                     json_counters(&c->counters, false), "freeze", json_freezes(&c->freezes));
 }
 
 static json_t *json_domain(const struct sp_status_domain *d) {
@@ -159,11 +174,11 @@ static json_t *json_domain(const struct sp_status_domain *d) {
     for (size_t i = 0; i < d->n_clients; i++)
         json_array_append_new(clients, json_client(&d->clients[i]));
     return json_pack(
-        "{s:I, s:I, s:I, s:I, s:I, s:I, s:o, s:o, s:o}", "uid", (json_int_t)d->uid, "saved_bytes",
+        "{s:I, s:I, s:I, s:I, s:I, s:I, s:o, s:o, s:o, s:o}", "uid", (json_int_t)d->uid, "saved_bytes",
         (json_int_t)d->saved_bytes, "saved_peak_bytes", (json_int_t)d->saved_peak_bytes, "store_bytes",
         (json_int_t)d->store_bytes, "families_waiting", (json_int_t)d->families_waiting, "general_profit",
         (json_int_t)sp_counters_general_profit(&d->counters), "counters", json_counters(&d->counters, true),
-        "freeze", json_freezes(&d->freezes), "clients", clients);
+        "freeze", json_freezes(&d->freezes), "settings", json_settings(&d->settings), "clients", clients);
 }
 
 static json_t *json_status(const struct sp_socket_place *place, const struct sp_status *s) {
