@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "daemon/log.h"
+#include "daemon/scans.h"
 #include "merge/engine.h"
 #include "os/proc.h"
 #include "os/thread.h"
@@ -341,6 +342,7 @@ int member_new(struct domain *d, const struct sp_wire_hello *hello, pid_t pid, i
     d->members = m;
     d->connected++;
     d->tokens++;
+    scans_joined(m);
     *ret_member = m;
     return 0;
 }
@@ -348,10 +350,16 @@ int member_new(struct domain *d, const struct sp_wire_hello *hello, pid_t pid, i
 /* Counters that only grow stay with the domain; what describes a state goes with the client. */
 static void counters_keep(struct domain *d, const struct member *m) {
     static const enum sp_counter totals[] = {
-        SP_COUNTER_pages_merged, SP_COUNTER_pages_broken,      SP_COUNTER_pages_differed,
-        SP_COUNTER_pages_pinned, SP_COUNTER_pages_over_budget, SP_COUNTER_pages_scanned,
-        SP_COUNTER_full_scans,   SP_COUNTER_batches,           SP_COUNTER_errors,
-        SP_COUNTER_cpu_ns,       SP_COUNTER_pages_skipped,
+        SP_COUNTER_pages_merged,
+        SP_COUNTER_pages_broken,
+        SP_COUNTER_pages_differed,
+        SP_COUNTER_pages_pinned,
+        SP_COUNTER_pages_over_budget,
+        SP_COUNTER_pages_scanned,
+        SP_COUNTER_batches,
+        SP_COUNTER_errors,
+        SP_COUNTER_cpu_ns,
+        SP_COUNTER_pages_skipped,
     };
     for (size_t i = 0; i < sizeof totals / sizeof totals[0]; i++)
         d->gone_counters.v[totals[i]] += m->counters.v[totals[i]];
@@ -382,6 +390,7 @@ void member_gone(struct member *m, uint64_t now_ns) {
     memset(&m->freezes, 0, sizeof m->freezes);
     d->connected--;
     d->waiting++;
+    scans_left(m);
     family_gone(&m->family, now_ns);
     if (member_look(m, now_ns))
         look_at(d->service, m);
@@ -443,6 +452,7 @@ void member_report(struct member *m, const struct sp_wire_report *report) {
     m->settled = report->settled && !waiting && report->hints == m->hints_sent;
     m->settings_obeyed = report->settings_number;
     d->zero_pages += m->counters.v[SP_COUNTER_ksm_zero_pages];
+    scans_reported(m);
     domain_note_saved(d);
 }
 
@@ -465,5 +475,6 @@ void domain_counters(const struct domain *d, struct sp_counters *ret_counters,
         sp_histogram_merge(ret_freezes, &m->freezes);
     }
     sp_domain_counters(d->index, &c);
+    c.v[SP_COUNTER_full_scans] = d->full_scans;
     *ret_counters = c;
 }

@@ -32,6 +32,8 @@ struct member {
     uint32_t hints_sent;         /* messages */
     uint32_t settings_told;      /* number of the settings that it was told last */
     uint32_t settings_obeyed;    /* and that it has carried out, as last reported */
+    bool scanned;                /* it has come round since the domain's last full scan */
+    uint64_t scans_before;       /* its own full_scans then */
     struct sp_counters counters; /* as last reported */
     struct sp_histogram freezes;
     struct family family;
@@ -60,6 +62,9 @@ struct domain {
     uint64_t heap_bytes;         /* of the index */
     uint64_t zero_pages;         /* sum over the members' last reports */
     uint64_t saved_peak_bytes;
+    uint64_t full_scans;              /* see scans.h */
+    uint64_t unscanned;               /* connected members that are still to come round for the next one */
+    bool any_scanned;                 /* and one has */
     struct sp_counters gone_counters; /* of clients that have gone: the totals, which only grow */
     struct sp_histogram gone_freezes;
     bool sweeping;     /* the index still has entries of clients that have gone */

@@ -352,6 +352,48 @@ static void test_reports(void **state) {
     pages_free(pages, 1);
 }
 
+static void report_scans(struct sp_link *l, unsigned state, uint64_t scans) {
+    struct sp_report report = {.state = state};
+    bool pause;
+    report.counters.v[SP_COUNTER_full_scans] = scans;
+    assert_int_equal(l->ops->report(l, &report, &pause), 0);
+}
+
+static uint64_t full_scans(void) {
+    return counter(&d, 0, SP_COUNTER_full_scans);
+}
+
+/* All memory was looked through when each client has been through its own. */
+static void test_full_scans(void **state) {
+    report_scans(a, 1, 5);
+    assert_int_equal(full_scans(), 0);
+    report_scans(a, 1, 9);
+    assert_int_equal(full_scans(), 0);
+    report_scans(b, 1, 0);
+    assert_int_equal(full_scans(), 0);
+    report_scans(b, 1, 1);
+    assert_int_equal(full_scans(), 1);
+    report_scans(b, 1, 7);
+    assert_int_equal(full_scans(), 1);
+    report_scans(a, 1, 10);
+    assert_int_equal(full_scans(), 2);
+    /* Who joins is waited for, who cannot work and who has gone are not. */
+    struct sp_link *c = link_open(d.socket, &welcome), *e = link_open(d.socket, &welcome);
+    report_scans(a, 1, 11);
+    report_scans(b, 1, 8);
+    assert_int_equal(full_scans(), 2);
+    report_scans(c, 4, 0);
+    assert_int_equal(full_scans(), 2);
+    link_close(e);
+    for (uint64_t since = 0; full_scans() != 3; wait_step(&since))
+        ;
+    for (unsigned i = 0; i < 3; i++) {
+        report_scans(c, 4, 0);
+        assert_int_equal(full_scans(), 3);
+    }
+    link_close(c);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_told, setup, teardown),
@@ -365,6 +407,7 @@ int main(void) {
         cmocka_unit_test_setup_teardown(test_guard, setup, teardown),
         cmocka_unit_test_setup_teardown(test_shares, setup, teardown),
         cmocka_unit_test_setup_teardown(test_reports, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_full_scans, setup, teardown),
     };
     return cmocka_run_group_tests_name("daemon/control", tests, NULL, NULL);
 }
