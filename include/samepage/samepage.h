@@ -217,7 +217,7 @@ struct samepage_merge_result {
  * result size wrong, or an unknown flag. -ENOTCONN: the daemon is not there at present. Without
  * userfaultfd (unless SAMEPAGE_QUIESCENT): the errno of opening it, -EPERM, -EACCES, -ENOSYS or -ENOENT.
  * -EPERM: no worker may run in this process (samepage_domain_state). -EAGAIN: no thread could be made.
- * -ECANCELED: merging has ended for good in this domain. -ENOMEM.
+ * -ECANCELED: merging has ended for good in this domain. -EBUSY: the setting `run` has stopped it. -ENOMEM.
  */
 SAMEPAGE_PUBLIC SAMEPAGE_CHECK int samepage_merge(samepage_domain *domain, void *addr, size_t bytes,
                                                   unsigned flags, struct samepage_merge_result *ret_result);

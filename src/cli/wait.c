@@ -114,13 +114,14 @@ static int give_up(const struct waiting *w, const struct sp_status *s) {
 
 /* Whether waiting makes no sense; says why. */
 static bool is_hopeless(const struct waiting *w, const struct sp_status *s) {
-    uint64_t run = sp_target_settings(&w->target, s)->v[SP_SETTING_run];
+    const uint64_t *v = sp_target_settings(&w->target, s)->v;
     if (!sp_target_known(&w->target, s))
         return true;
-    if (w->there != is_settled || run == 1)
+    if (w->there != is_settled || (v[SP_SETTING_run] == 1 && v[SP_SETTING_pages_to_scan]))
         return false;
-    sp_complain(w->target.command, "merging is stopped: run=%d; 'samepage set run=1' lets it go on",
-                (int)run);
+    sp_complain(w->target.command,
+                "merging is stopped: run=%d, pages_to_scan=%u; 'samepage set' lets it go on",
+                (int)v[SP_SETTING_run], (unsigned)v[SP_SETTING_pages_to_scan]);
     return true;
 }
 

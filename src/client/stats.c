@@ -41,6 +41,7 @@ static const struct {
     {EACCES, "no access to userfaultfd or to the daemon's socket: see `samepage doctor`"},
     {ENOSYS, "this kernel has no userfaultfd: see `samepage doctor`"},
     {EAGAIN, "no thread could be made"},
+    {EBUSY, "merging is stopped: the setting run is not 1"},
     {ECANCELED, "merging has ended for good in this domain: samepage_domain_state tells why"},
 };
 

@@ -17,6 +17,7 @@
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "daemon/log.h"
 #include "daemon/session.h"
@@ -48,6 +49,7 @@ void control_tell(struct session *s) {
     control_settings(m->domain, &settings);
     memcpy(message.settings, settings.v, sizeof message.settings);
     m->settings_told = message.number;
+    m->settled = false; /* it looks again */
     session_send(s, &message, sizeof message, -1);
 }
 
@@ -85,41 +87,39 @@ uint64_t control_work(struct sessions *all, uint64_t now_ns) {
 
 /* ---- changing ---- */
 
-static void change_of(const struct sp_wire_set *m, struct sp_settings_change *ret_change) {
-    for (size_t i = 0; i < SP_SETTING_COUNT; i++)
-        ret_change->given[i] = m->given >> i & 1;
-    memcpy(ret_change->values.v, m->settings, sizeof ret_change->values.v);
-}
-
-/* Whether the session may change these settings; of one domain or of all. */
-static int permit(const struct session *s, const struct sp_wire_set *m, const struct sp_settings_change *c) {
-    bool controls = session_controls(s);
-    if (!controls && !m->all && m->uid != s->uid)
+/* Whether the user may change these settings; of one domain or of all. */
+static int permit(uid_t uid, const uid_t *domain, const struct sp_settings_change *c) {
+    bool controls = control_controls(uid);
+    if (!controls && domain && *domain != uid)
         return -EACCES;
     for (size_t i = 0; i < SP_SETTING_COUNT; i++) {
         if (!c->given[i] || sp_setting_info[i].scope == SP_SETTING_OF_USER)
             continue;
         if (!controls)
             return -EACCES;
-        if (!m->all && sp_setting_info[i].scope == SP_SETTING_OF_DAEMON)
+        if (domain && sp_setting_info[i].scope == SP_SETTING_OF_DAEMON)
             return -EINVAL;
     }
     return 0;
 }
 
-static void log_change(const struct session *s, const struct sp_wire_set *m,
-                       const struct sp_settings_change *c) {
-    char text[512] = "";
+/* Empty where nothing is given. */
+static void change_text(const struct sp_settings_change *c, char *text, size_t bytes) {
     size_t n = 0;
-    for (size_t i = 0; i < SP_SETTING_COUNT && n < sizeof text; i++)
+    *text = '\0';
+    for (size_t i = 0; i < SP_SETTING_COUNT && n < bytes; i++)
         if (c->given[i])
-            n += (size_t)snprintf(text + n, sizeof text - n, " %s=%llu", sp_setting_info[i].name,
+            n += (size_t)snprintf(text + n, bytes - n, " %s=%llu", sp_setting_info[i].name,
                                   (unsigned long long)c->values.v[i]);
-    if (m->all && session_controls(s))
-        log_client("process %d of uid %u sets, for all:%s", (int)s->pid, (unsigned)s->uid, text);
-    else
-        log_client("process %d of uid %u sets, for uid %u:%s", (int)s->pid, (unsigned)s->uid,
-                   (unsigned)(m->all ? s->uid : m->uid), text);
+}
+
+static void log_change(uid_t uid, pid_t pid, const uid_t *domain, const char *text) {
+    char whose[24] = "all";
+    if (!*text)
+        return;
+    if (domain)
+        snprintf(whose, sizeof whose, "uid %u", (unsigned)*domain);
+    log_client("process %d of uid %u sets, for %s:%s", (int)pid, (unsigned)uid, whose, text);
 }
 
 static void domain_set(struct domain *d, const struct sp_settings_change *c) {
@@ -127,11 +127,10 @@ static void domain_set(struct domain *d, const struct sp_settings_change *c) {
     changed(d);
 }
 
-static int set_one(struct session *s, uid_t uid, const struct sp_settings_change *c) {
-    struct service *service = s->all->service;
-    struct domain *d = service_domain_find(service, uid);
+static int set_one(struct service *service, uid_t uid, uid_t domain, const struct sp_settings_change *c) {
+    struct domain *d = service_domain_find(service, domain);
     /* One's own may be arranged before there are clients. */
-    int r = d ? 0 : uid == s->uid ? service_domain(service, uid, &d) : -ESRCH;
+    int r = d ? 0 : domain == uid ? service_domain(service, domain, &d) : -ESRCH;
     if (!r)
         domain_set(d, c);
     return r;
@@ -144,18 +143,38 @@ static void set_all(struct service *service, const struct sp_settings_change *c)
         domain_set(d, c);
 }
 
-int control_set(struct session *s, const struct sp_wire_set *m) {
-    struct sp_settings_change c = {0};
-    change_of(m, &c);
-    int r = permit(s, m, &c);
-    if (!r && m->all && session_controls(s))
-        set_all(s->all->service, &c);
-    else if (!r)
-        r = set_one(s, m->all ? s->uid : m->uid, &c);
+bool control_controls(uid_t uid) {
+    return uid == 0 || uid == geteuid();
+}
+
+bool control_sees(uid_t uid, const struct domain *d) {
+    return uid == 0 || uid == d->uid;
+}
+
+int control_change(struct sessions *all, uid_t uid, pid_t pid, const uid_t *domain,
+                   const struct sp_settings_change *c) {
+    char text[512];
+    if (!domain && !control_controls(uid))
+        domain = &uid;
+    int r = permit(uid, domain, c);
+    change_text(c, text, sizeof text);
     if (r)
         return r;
-    if (m->given)
-        log_change(s, m, &c);
-    tell_all(s->all);
+    if (!domain)
+        set_all(all->service, c);
+    else if (*text || service_domain_find(all->service, *domain)) /* else there is nobody to be told */
+        r = set_one(all->service, uid, *domain, c);
+    if (r)
+        return r;
+    log_change(uid, pid, domain, text);
+    tell_all(all);
     return 0;
+}
+
+int control_set(struct session *s, const struct sp_wire_set *m) {
+    struct sp_settings_change c;
+    for (size_t i = 0; i < SP_SETTING_COUNT; i++)
+        c.given[i] = m->given >> i & 1;
+    memcpy(c.values.v, m->settings, sizeof c.values.v);
+    return control_change(s->all, s->uid, s->pid, m->all ? NULL : &m->uid, &c);
 }

@@ -7,7 +7,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
-#include <unistd.h>
 
 #include "daemon/log.h"
 #include "os/socket.h"
@@ -217,10 +216,6 @@ void session_send_hints(struct session *s) {
 
 bool session_reads(const struct session *s) {
     return s->queued < QUEUE_MAX;
-}
-
-bool session_controls(const struct session *s) {
-    return s->uid == 0 || s->uid == geteuid();
 }
 
 void sessions_send_pause(struct sessions *all) {

@@ -79,12 +79,18 @@ void session_refuse(int fd, int error, const char *reason);
 
 /* Whether it takes what it is sent; who does not is told later what can wait. */
 bool session_reads(const struct session *s);
-/* Whether the peer controls the daemon as a whole: root, and the user that the daemon runs as. */
-bool session_controls(const struct session *s);
 
 /* control.c */
-/* Carries out SET: 0, -EACCES (somebody else's domain, or a setting that is not the user's to change), -ESRCH
- * (no such domain), -EINVAL (a setting of all domains together for one of them), -ENOMEM. */
+/* Whether the user controls the daemon as a whole: root, and the one that it runs as. */
+bool control_controls(uid_t uid);
+/* Whether the user may see the domain. */
+bool control_sees(uid_t uid, const struct domain *d);
+/* Changes settings for a user: of that domain, or (NULL) of all that they control. 0, -EACCES (somebody
+ * else's domain, or a setting that is not the user's to change), -ESRCH (no such domain), -EINVAL (a setting
+ * of all domains together for one of them), -ENOMEM. */
+SP_WARN_UNUSED int control_change(struct sessions *all, uid_t uid, pid_t pid, const uid_t *domain,
+                                  const struct sp_settings_change *c);
+/* The same, as SET asks for it. */
 SP_WARN_UNUSED int control_set(struct session *s, const struct sp_wire_set *m);
 /* The settings by which each client of the domain is to work. */
 void control_settings(const struct domain *d, struct sp_settings *ret_settings);

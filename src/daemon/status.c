@@ -7,7 +7,7 @@
 #include "os/thread.h"
 
 static bool visible(const struct session *s, const struct domain *d) {
-    return s->uid == 0 || s->uid == d->uid;
+    return control_sees(s->uid, d);
 }
 
 static void send_daemon(struct session *s, uint32_t sequence) {
@@ -19,7 +19,7 @@ static void send_daemon(struct session *s, uint32_t sequence) {
                                       .rss_bytes = host_resident_bytes(),
                                       .uptime_ns = sp_now_ns() - s->all->started_ns,
                                       .n_domains = n,
-                                      .control = session_controls(s)};
+                                      .control = control_controls(s->uid)};
     memcpy(m.settings, s->all->service->settings.v, sizeof m.settings);
     sp_wire_header_init(&m.header, SP_WIRE_STATUS_DAEMON, sizeof m, sequence);
     session_send(s, &m, sizeof m, -1);

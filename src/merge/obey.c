@@ -106,6 +106,7 @@ static bool unmerge_all(struct sp_worker *w) {
         e->counters.v[SP_COUNTER_errors] += error != 0;
         all &= !error;
         sp_engine_unlock(e);
+        sp_worker_forks(w);
     }
     return false;
 }

@@ -139,6 +139,13 @@ static int body_other_user(void) {
     if (s->n_domains)
         return 5; /* not even made */
     sp_status_free(s);
+    struct sp_settings_change none = {0};
+    if (sp_control_set(d.socket, 30000, NULL, &none))
+        return 8;
+    s = status();
+    if (s->n_domains)
+        return 9;
+    sp_status_free(s);
     /* All that they control is their own domain. */
     if (set(NULL, "run=0,freeze_micros=55") || set(&(uid_t){NOBODY}, "sleep_millisecs=7"))
         return 6;
@@ -348,6 +355,13 @@ static void test_reports(void **state) {
     assert_int_equal(a->ops->report(a, &report, &pause), 0);
     s = status();
     assert_true(client_that(s, 77)->settled);
+    sp_status_free(s);
+    /* Whoever is asked anew is not known to have settled before it has answered. */
+    struct sp_settings_change none = {0};
+    assert_int_equal(sp_control_set(d.socket, 30000, NULL, &none), 0);
+    s = status();
+    assert_false(client_that(s, 77)->settled);
+    assert_true(s->domains[0].settings_number != welcome.settings_number);
     sp_status_free(s);
     pages_free(pages, 1);
 }

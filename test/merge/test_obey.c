@@ -39,8 +39,8 @@ static int ask(struct sp_link *l, const struct sp_query *q, size_t n, struct sp_
 }
 
 static int report(struct sp_link *l, const struct sp_report *report, bool *ret_pause) {
-    __atomic_store_n(&obeyed, report->settings_number, __ATOMIC_RELEASE);
     __atomic_store_n(&settled, report->settled, __ATOMIC_RELEASE);
+    __atomic_store_n(&obeyed, report->settings_number, __ATOMIC_RELEASE);
     return local->report(l, report, ret_pause);
 }
 
@@ -353,11 +353,16 @@ static void test_max_page_sharing(void **state) {
     memory_free(p, N);
 }
 
-/* What the report says to those who wait for it. */
+/* What the report says to those who wait for it, who have it told something first: what was reported before
+ * may be older than b. */
 static void test_settled(void **state) {
     begin();
     uint8_t *a = memory(1), *b = memory(1);
-    for (unsigned i = 0; !__atomic_load_n(&settled, __ATOMIC_ACQUIRE); i++) {
+    set(SP_SETTING_run, 1);
+    uint32_t number = r.link->settings_number;
+    for (unsigned i = 0;
+         __atomic_load_n(&obeyed, __ATOMIC_ACQUIRE) != number || !__atomic_load_n(&settled, __ATOMIC_ACQUIRE);
+         i++) {
         assert_true(i < 3000);
         sp_sleep_ns(10 * MS);
     }

@@ -272,6 +272,9 @@ class Effects(Control):
         self.assertGreater(self.shared(a), 7 * MIB)
         self.set_to("run=0")
         self.assertFailure(self.run_on("wait", "--settled"), 1, "merging is stopped: run=0")
+        self.set_to("run=1", "pages_to_scan=0")
+        self.assertFailure(self.run_on("wait", "--settled"), 1, "pages_to_scan=0")
+        self.set_to("run=0", "pages_to_scan=4294967295")
         self.tell(a, "map 2", "mapped")
         self.tell(b, "map 2", "mapped")
         scanned = wait_until(lambda: self.still("pages_scanned"), "nothing read any more")
@@ -346,8 +349,8 @@ class Effects(Control):
         self.assertIn("not yet: process", err)
 
     def test_pages_to_scan_bounds_all_together(self):
-        """Four programs with 32 MiB to read may read 128 pages in each 50 ms, not 4 times as many."""
-        self.set_to("pages_to_scan=128", "sleep_millisecs=50", "sleep_max_millisecs=50")
+        """Four programs with 8,192 pages to read may read 32 of them in each 50 ms, not 4 times as many."""
+        self.set_to("pages_to_scan=32", "sleep_millisecs=50", "sleep_max_millisecs=50")
         clients = [self.client(seed) for seed in (1, 2, 3, 4)]
         self.joined(*clients)
         wait_until(lambda: self.get("pages_scanned"), "something read")
@@ -355,7 +358,7 @@ class Effects(Control):
         subprocess.run(["sleep", "3"], check=True)
         read, passed = self.get("pages_scanned") - before, os.times().elapsed - begin
         # Reports are half a second old at most, and shares follow within as much.
-        self.assertLess(read, 128 * ((passed + 1.5) / 0.05))
+        self.assertLess(read, 32 * ((passed + 1.5) / 0.05))
         self.assertGreater(read, 0)
         self.set_to("pages_to_scan=4294967295")
         self.wait_settled()
