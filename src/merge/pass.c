@@ -552,13 +552,26 @@ static size_t batch_fill(struct sp_worker *w, struct sp_run *runs, size_t n, siz
 /* From this length on looking at the store pages of a run through a mapping costs less than reading them. */
 #define VIEW_PAGES 32
 
-/* A read-only view of the run's store pages, at the run's place in the window of views. False: none could be
- * had. */
+/* Whether the view can be read without a fault. */
+static bool view_is_whole(const struct sp_worker *w, uint64_t start, uint64_t end) {
+    struct sp_range range;
+    size_t n = 0;
+    uint64_t next;
+    return !sp_pagemap_scan(w->pagemap, SP_PAGEMAP_PRESENT, start, end, &range, 1, &n, &next) && n == 1 &&
+           range.start == start && range.end == end;
+}
+
+/* A read-only view of the run's store pages, at the run's place in the window of views, where nothing need be
+ * read in while pages are frozen. False: none could be had. */
 static bool prepare_view(struct sp_worker *w, const struct sp_run *run, unsigned pages,
                          struct sp_batch_run *ret) {
     uint8_t *view = w->store_view + run->slot * SP_PAGE_SIZE;
     w->viewed = true; /* also where it fails: it may be there */
-    if (sp_map_view((uintptr_t)view, pages * SP_PAGE_SIZE, ret->fd, ret->offset))
+    uintptr_t start = (uintptr_t)view;
+    if (sp_map_view(start, pages * SP_PAGE_SIZE, ret->fd, ret->offset))
+        return false;
+    if (!view_is_whole(w, start, start + pages * SP_PAGE_SIZE) &&
+        sp_map_populate(start, pages * SP_PAGE_SIZE))
         return false;
     ret->expected = view;
     return true;
