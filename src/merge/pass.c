@@ -600,24 +600,6 @@ static bool batch_prepare(struct sp_worker *w, const struct sp_run *run, unsigne
     return sp_store_read(ret->fd, index, copy, pages) == 0;
 }
 
-/* Views are not kept: they would count in the program's resident set, and hold on to a store that nobody else
- * needs any more. Under the lock, because until it is marked anybody could register it (H2). What fails is
- * tried again after the next merge. */
-static void views_drop(struct sp_worker *w) {
-    uintptr_t view = (uintptr_t)w->store_view;
-    if (!w->viewed)
-        return;
-    sp_worker_lock(w);
-    int error = sp_map_fresh(view, SP_WINDOW_SIZE, PROT_READ | PROT_WRITE);
-    if (!error)
-        error = sp_map_mark(w->store_view, SP_WINDOW_SIZE);
-    if (!error)
-        error = sp_map_attributes(view, SP_WINDOW_SIZE, SP_ATTR_DONTFORK | SP_ATTR_DONTDUMP);
-    w->viewed = error != 0;
-    w->engine->counters.v[SP_COUNTER_errors] += w->viewed;
-    sp_engine_unlock(w->engine);
-}
-
 /* Attributes of the regions that the runs lie in (H7). A run never crosses regions: see split_by_region. */
 static void batch_attributes(struct sp_worker *w, struct sp_batch *b) {
     const struct sp_regions *regions = &w->engine->regions;
@@ -808,7 +790,6 @@ static void merge(struct sp_worker *w, uint64_t number, bool quiescent, struct s
             next--;
         }
     }
-    views_drop(w);
 }
 
 /* Nobody answered: the pages that were chosen are still to be tried, by whoever is asked next (I7). */
@@ -842,4 +823,21 @@ void sp_pass_window(struct sp_worker *w, uint64_t number, enum sp_pass_mode mode
     sort(w, number);
     if (w->work.n_sites && (w->uffd >= 0 || mode == SP_PASS_QUIESCENT))
         merge(w, number, mode == SP_PASS_QUIESCENT, result);
+}
+
+/* Under the lock, because until it is marked anybody could register it (H2). What fails is tried again after
+ * the next pass. */
+void sp_pass_end(struct sp_worker *w) {
+    uintptr_t view = (uintptr_t)w->store_view;
+    if (!w->viewed)
+        return;
+    sp_worker_lock(w);
+    int error = sp_map_fresh(view, SP_WINDOW_SIZE, PROT_READ | PROT_WRITE);
+    if (!error)
+        error = sp_map_mark(w->store_view, SP_WINDOW_SIZE);
+    if (!error)
+        error = sp_map_attributes(view, SP_WINDOW_SIZE, SP_ATTR_DONTFORK | SP_ATTR_DONTDUMP);
+    w->viewed = error != 0;
+    w->engine->counters.v[SP_COUNTER_errors] += w->viewed;
+    sp_engine_unlock(w->engine);
 }

@@ -324,12 +324,13 @@ static void work_through(struct sp_worker *w, bool hinted) {
             sp_engine_queue(e, win);
         sp_engine_unlock(e);
         if (!win)
-            return;
+            break;
         if (!skip)
             sp_pass_window(w, number, hinted ? SP_PASS_HINTED : SP_PASS_BACKGROUND, &unused);
         take_hints(w);
         report_when_due(w);
     }
+    sp_pass_end(w);
 }
 
 /* Follows hints between two looks. Where nothing can be merged they wait: the answers would be references to
@@ -439,6 +440,7 @@ static bool now_round(struct sp_worker *w, struct sp_request *r) {
             break;
         sp_pass_window(w, number++, mode, &r->result);
     }
+    sp_pass_end(w);
     return take_hints(w) > 0 || w->misled;
 }
 
