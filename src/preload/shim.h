@@ -185,9 +185,10 @@ bool single_make_room(void);
 
 /* fork.c ---------------------------------------------------------------------------------------------- */
 
-/* From the constructor: pthread_atfork, and the C library's own functions that ours stand in front of. */
+/* From the constructor, in every process: what its names go on to. */
 void fork_init(void);
-
+/* And where there is an engine: pthread_atfork. */
+void fork_watch(void);
 /* A raw fork, clone or clone3 whose child has a copy of this stack. */
 long fork_call(const struct call *c);
 

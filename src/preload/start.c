@@ -94,7 +94,7 @@ static void start(char **environment) {
     sp_engine_mappings(engine, shim_mappings);
     shim.all = scope == SP_SCOPE_ALL;
     shim.allowed_bytes = settings.v[SP_SETTING_worker_start_kbytes] * 1024;
-    fork_init();
+    fork_watch();
     /* From here on the interposed calls see it; there is only this thread. */
     shim.engine = engine;
 }
@@ -103,7 +103,8 @@ __attribute__((constructor)) static void construct(int argc, char **argv, char *
     int saved = errno;
     (void)argc;
     leave_if_sanitized(argv, environment);
-    counted_init(); /* also where nothing is merged: the names go on to the C library's */
+    fork_init(); /* also where nothing is merged: the names go on to the C library's */
+    counted_init();
     identity_init();
     start(environment);
     errno = saved;

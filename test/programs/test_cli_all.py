@@ -118,6 +118,14 @@ print(os.waitpid(child, 0)[1])
             wait_until(lambda pid=pid: shared_bytes(pid) >= 4 << 20, "both share")
         self.end(p, "0\nTrue\n")
 
+    def test_forks_where_nothing_is_merged(self):
+        """Also a program that the shim finds no reason to serve has all functions of the C library."""
+        script = "import ctypes, os\nchild = ctypes.CDLL(None)._Fork()\nif child == 0: os._exit(3)\n" \
+                 "print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))"
+        for word in ("-uSAMEPAGE_SOCKET", "SAMEPAGE_SCOPE=nonsense"):
+            self.assertEqual(self.samepage("run", "--socket", self.socket, "--", "env", word, PYTHON, "-c", script),
+                             (0, "3\n", ""), word)
+
     @unittest.skipIf(os.getuid(), "only root can become somebody else")
     def test_worker_gives_up_what_the_program_does(self):
         """The worker is no thread that the C library knows of: setgroups, setgid and setuid must take it along."""
