@@ -199,13 +199,13 @@ static void hinted(struct sp_worker *w, struct sp_window *win) {
 
 /* Pages that are still to be tried keep the window in the list; those that are not merely being left alone
  * for a while count as pending. */
-static void requeue(struct sp_worker *w, struct sp_window *win) {
+static void requeue(struct sp_worker *w, struct sp_window *win, bool rests) {
     sp_bits rest = win->fresh;
     sp_bits_and(&rest, &w->work.bits.eligible);
     if (!sp_bits_any(&rest) && !sp_bits_any(&win->reask))
         return;
     sp_engine_queue(w->engine, win);
-    if (resting(w))
+    if (rests)
         return;
     SP_BITS_EACH(&rest, slot) {
         w->pending += !sp_volatility_skipping(win->volatility[slot]);
@@ -239,13 +239,12 @@ static bool choose(struct sp_worker *w, uint64_t number, enum sp_pass_mode mode)
     eligible_pages(w, number, &work->bits.eligible);
     sp_bits candidates;
     choose_settled(w, win, mode, &candidates);
-    if (resting(w) && mode == SP_PASS_BACKGROUND)
-        memset(&candidates, 0, sizeof(candidates));
-    if (e->forked && mode != SP_PASS_QUIESCENT)
+    bool rests = mode == SP_PASS_BACKGROUND && resting(w); /* candidates wait, and what was hinted at */
+    if (!rests && e->forked && mode != SP_PASS_QUIESCENT)
         drop_forked(w, win, &candidates);
-    if (w->linked && !(resting(w) && mode == SP_PASS_BACKGROUND)) /* what was hinted at waits, too */
+    if (!rests && w->linked)
         fingerprint(w, win, &candidates);
-    requeue(w, win);
+    requeue(w, win, rests);
     sp_engine_unlock(e);
     return work->n || sp_bits_any(&work->bits.zeros);
 }
