@@ -7,6 +7,7 @@
 #include "merge_test.h"
 
 #include "merge/state.h"
+#include "os/fault.h"
 #include "os/proc.h"
 
 #define N     (4 * MIB)
@@ -24,7 +25,7 @@ static struct wrapper {
     void (*between)(void); /* after an answer with references, before the engine sees it */
     void (*before_release)(const struct sp_store_run *runs, size_t n);
     bool no_userfaultfd;
-    uint64_t pause;       /* merging is to pause; + 2 for each report that said so */
+    bool pause;           /* merging is to pause */
     const uint8_t *hint;  /* hint at all pages of its window, once */
     const uint8_t *watch; /* questions about pages of its window */
     uint64_t asked;       /* are counted here */
@@ -96,10 +97,8 @@ static int w_report(struct sp_link *l, const struct sp_report *r, bool *pause) {
     if (failing())
         return -ENOTCONN;
     int error = wrapper.inner->ops->report(wrapper.inner, r, pause);
-    if (__atomic_load_n(&wrapper.pause, __ATOMIC_RELAXED) & 1) {
+    if (!error && __atomic_load_n(&wrapper.pause, __ATOMIC_RELAXED))
         *pause = true;
-        __atomic_fetch_add(&wrapper.pause, 2, __ATOMIC_RELAXED);
-    }
     return error;
 }
 static int w_hint_fd(struct sp_link *l) {
@@ -438,6 +437,13 @@ static void hint_at(const uint8_t *p) {
         sp_sleep_ns(SECOND_NS / 1000);
 }
 
+/* Until the worker has been told. */
+static void pause_merging(struct engine_rig *r, bool pause) {
+    __atomic_store_n(&wrapper.pause, pause, __ATOMIC_RELAXED);
+    while (__atomic_load_n(&r->engine->worker->paused, __ATOMIC_RELAXED) != pause)
+        sp_sleep_ns(SECOND_NS / 100);
+}
+
 /* Hints for pages that are read-only, or while merging is paused, are followed when that has ended. */
 static void test_hints_wait(void **state) {
     struct engine_rig r;
@@ -456,12 +462,70 @@ static void test_hints_wait(void **state) {
     protection(&r, a, PROT_READ | PROT_WRITE);
     assert_true(asked_within(10));
 
-    __atomic_store_n(&wrapper.pause, 1, __ATOMIC_RELAXED);
-    while (__atomic_load_n(&wrapper.pause, __ATOMIC_RELAXED) < 3)
-        sp_sleep_ns(SECOND_NS / 100);
+    pause_merging(&r, true);
     hint_at(a);
     passes(&r, 4);
-    __atomic_store_n(&wrapper.pause, 0, __ATOMIC_RELAXED);
+    assert_int_equal(wrapper.asked, 0);
+    pause_merging(&r, false);
+    assert_true(asked_within(10));
+    r.engine = sp_engine_free(r.engine);
+    memory_free(a, N);
+}
+
+/* Whether the window of `p` is not in the list of those with something to do, and does not come back to it.
+ */
+static bool left_alone(struct engine_rig *r, const uint8_t *p) {
+    bool queued = false;
+    for (unsigned i = 0; i < 20 && !queued; i++) {
+        sp_engine_lock(r->engine);
+        const struct sp_window *win = sp_windows_find(&r->engine->windows, window_of(p));
+        queued = win && win->queued;
+        sp_engine_unlock(r->engine);
+        sp_sleep_ns(SECOND_NS / 1000);
+    }
+    return !queued;
+}
+
+/* While pages are read-only nothing is done about a hint, pass after pass, wherever the hint was when they
+ * became so. */
+static void test_hints_at_read_only(void **state) {
+    struct engine_rig r;
+    rig_init(&r, wrap);
+    uint8_t *a = memory_new(N);
+    fill(a, PAGES, 1);
+    rig_add(&r, a, N);
+    assert_true(rig_until(&r, SP_COUNTER_pages_unshared, PAGES, PAGES));
+    pause_merging(&r, true);
+    hint_at(a);
+    passes(&r, 4);
+    protection(&r, a, PROT_READ);
+    pause_merging(&r, false);
+    passes(&r, 4);
+    assert_true(left_alone(&r, a));
+    assert_int_equal(wrapper.asked, 0);
+    protection(&r, a, PROT_READ | PROT_WRITE);
+    assert_true(asked_within(10));
+    r.engine = sp_engine_free(r.engine);
+    memory_free(a, N);
+}
+
+static int refuse_windows(const char *call) {
+    return strcmp(call, "pagemap_window") ? 0 : -ENOMEM;
+}
+
+/* Hints for pages of which the kernel does not say just now whether they may be read are followed later. */
+static void test_hints_outlast_errors(void **state) {
+    struct engine_rig r;
+    rig_init(&r, wrap);
+    uint8_t *a = memory_new(N);
+    fill(a, PAGES, 1);
+    rig_add(&r, a, N);
+    assert_true(rig_until(&r, SP_COUNTER_pages_unshared, PAGES, PAGES));
+    sp_fault_hook = refuse_windows;
+    hint_at(a);
+    passes(&r, 4);
+    assert_int_equal(wrapper.asked, 0);
+    sp_fault_hook = NULL;
     assert_true(asked_within(10));
     r.engine = sp_engine_free(r.engine);
     memory_free(a, N);
@@ -530,6 +594,8 @@ int main(void) {
         cmocka_unit_test(test_changed_into_a_twin),
         cmocka_unit_test(test_protected_between),
         cmocka_unit_test(test_hints_wait),
+        cmocka_unit_test(test_hints_at_read_only),
+        cmocka_unit_test(test_hints_outlast_errors),
         cmocka_unit_test(test_hints_without_userfaultfd),
         cmocka_unit_test(test_views_leave_nothing),
     };
