@@ -86,6 +86,12 @@ static inline void fill(uint8_t *p, size_t pages, uint64_t seed) {
         page_fill(p + i * PAGE, seed, i);
 }
 
+/* The second half has the content of the first: each page has a twin. */
+static inline void fill_twins(uint8_t *p, size_t pages, uint64_t seed) {
+    fill(p, pages / 2, seed);
+    memcpy(p + pages / 2 * PAGE, p, pages / 2 * PAGE);
+}
+
 /* How many of the pages are not what fill() wrote. */
 static inline size_t wrong_pages(const uint8_t *p, size_t pages, uint64_t seed) {
     size_t wrong = 0;
@@ -218,6 +224,14 @@ static inline uint64_t rig_add(struct engine_rig *r, const void *p, size_t bytes
     sp_engine_unlock(r->engine);
     must(error, "add");
     return eligible;
+}
+
+/* New memory, registered, in which each page has a twin. */
+static inline uint8_t *rig_twins(struct engine_rig *r, size_t bytes, uint64_t seed) {
+    uint8_t *p = memory_new(bytes);
+    fill_twins(p, bytes / PAGE, seed);
+    rig_add(r, p, bytes);
+    return p;
 }
 
 static inline int rig_settle(struct engine_rig *r) {

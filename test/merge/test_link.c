@@ -168,11 +168,8 @@ static void scene(uint64_t fail_at, bool always) {
     int unused = sp_engine_merge(r.engine, (uintptr_t)b, (uintptr_t)b + N, false, &result);
     (void)unused;
     if (!always && fail_at % 16 == 0) { /* joins again and goes on (once a second, so not each time) */
-        uint8_t *c = memory_new(N);
         uint64_t merged = rig_counter(&r, SP_COUNTER_pages_merged);
-        fill(c, PAGES / 2, 7);
-        memcpy(c + N / 2, c, N / 2);
-        rig_add(&r, c, N);
+        uint8_t *c = rig_twins(&r, N, 7);
         assert_true(rig_until(&r, SP_COUNTER_pages_merged, merged + PAGES, UINT64_MAX));
         assert_int_equal(sp_engine_state(r.engine), SP_ENGINE_RUNNING);
         assert_true(wrapper.opened >= (fail_at > 1) + 1u || fail_at > wrapper.calls);
@@ -213,10 +210,7 @@ static void test_nothing_owed_to_another_index(void **state) {
     struct engine_rig r;
     rig_init(&r, wrap);
     wrapper.before_release = count_released;
-    uint8_t *a = memory_new(N);
-    fill(a, PAGES / 2, 1);
-    memcpy(a + N / 2, a, N / 2);
-    rig_add(&r, a, N);
+    uint8_t *a = rig_twins(&r, N, 1);
     assert_true(rig_until(&r, SP_COUNTER_pages_merged, PAGES, PAGES));
     released = 0;
     uint64_t opened = wrapper.opened;
@@ -273,18 +267,13 @@ static void test_references_before_offsets(void **state) {
     struct engine_rig r;
     rig_init(&r, wrap);
     race_rig = &r;
-    uint8_t *a = memory_new(N), *b = memory_new(N);
     /* One range holds both the publisher and its twin; then each page of it holds one reference at least. */
-    fill(a, PAGES / 2, 1);
-    memcpy(a + N / 2, a, N / 2);
-    rig_add(&r, a, N);
+    uint8_t *a = rig_twins(&r, N, 1);
     assert_true(rig_until(&r, SP_COUNTER_pages_merged, PAGES, PAGES));
     race_times = 0;
     race_owner = a;
     wrapper.between = others_give_back;
-    fill(b, PAGES / 2, 1);
-    memcpy(b + N / 2, b, N / 2);
-    rig_add(&r, b, N);
+    uint8_t *b = rig_twins(&r, N, 1);
     assert_true(rig_until(&r, SP_COUNTER_pages_merged, 2 * PAGES, 2 * PAGES));
     wrapper.between = NULL;
     assert_int_equal(race_times, 1);
@@ -313,15 +302,13 @@ static void test_changed_before_remap(void **state) {
     struct engine_rig r;
     rig_init(&r, wrap);
     uint8_t *a = memory_new(N), *b = memory_new(N);
-    fill(a, PAGES / 2, 1);
-    memcpy(a + N / 2, a, N / 2);
+    fill_twins(a, PAGES, 1);
     rig_add(&r, a, N);
     assert_true(rig_until(&r, SP_COUNTER_pages_merged, PAGES, PAGES));
     slow_memory = b;
     slow_round = 0;
     wrapper.between = everything_changes;
-    fill(b, PAGES / 2, 1);
-    memcpy(b + N / 2, b, N / 2);
+    fill_twins(b, PAGES, 1);
     rig_add(&r, b, N);
     assert_true(rig_until(&r, SP_COUNTER_pages_differed, PAGES / 2, UINT64_MAX));
     assert_int_equal(rig_settle(&r), 0);
@@ -348,8 +335,7 @@ static void test_changed_into_a_twin(void **state) {
     struct engine_rig r;
     rig_init(&r, wrap);
     uint8_t *a = memory_new(N), *b = memory_new(N), *c = memory_new(N);
-    fill(a, PAGES / 2, 1);
-    memcpy(a + N / 2, a, N / 2);
+    fill_twins(a, PAGES, 1);
     fill(c, PAGES / 2, 2);
     rig_add(&r, a, N);
     rig_add(&r, c, N);
@@ -398,10 +384,8 @@ static void test_protected_between(void **state) {
     struct engine_rig r;
     rig_init(&r, wrap);
     uint8_t *a = memory_new(N), *b = memory_new(N);
-    fill(a, PAGES / 2, 1);
-    memcpy(a + N / 2, a, N / 2);
-    fill(b, PAGES / 2, 1);
-    memcpy(b + N / 2, b, N / 2);
+    fill_twins(a, PAGES, 1);
+    fill_twins(b, PAGES, 1);
     rig_add(&r, a, N);
     assert_true(rig_until(&r, SP_COUNTER_pages_merged, PAGES, PAGES));
     protect_rig = &r;
@@ -417,6 +401,15 @@ static void test_protected_between(void **state) {
     r.engine = sp_engine_free(r.engine);
     memory_free(a, N);
     memory_free(b, N);
+}
+
+/* Memory without a twin: all that the index knows. */
+static uint8_t *known_range(struct engine_rig *r) {
+    uint8_t *p = memory_new(N);
+    fill(p, PAGES, 1);
+    rig_add(r, p, N);
+    assert_true(rig_until(r, SP_COUNTER_pages_unshared, PAGES, PAGES));
+    return p;
 }
 
 /* True: all pages of the first window of `p` were asked about since `asked` was reset. */
@@ -448,10 +441,7 @@ static void pause_merging(struct engine_rig *r, bool pause) {
 static void test_hints_wait(void **state) {
     struct engine_rig r;
     rig_init(&r, wrap);
-    uint8_t *a = memory_new(N);
-    fill(a, PAGES, 1);
-    rig_add(&r, a, N);
-    assert_true(rig_until(&r, SP_COUNTER_pages_unshared, PAGES, PAGES));
+    uint8_t *a = known_range(&r);
     hint_at(a);
     assert_true(asked_within(10));
 
@@ -491,10 +481,7 @@ static bool left_alone(struct engine_rig *r, const uint8_t *p) {
 static void test_hints_at_read_only(void **state) {
     struct engine_rig r;
     rig_init(&r, wrap);
-    uint8_t *a = memory_new(N);
-    fill(a, PAGES, 1);
-    rig_add(&r, a, N);
-    assert_true(rig_until(&r, SP_COUNTER_pages_unshared, PAGES, PAGES));
+    uint8_t *a = known_range(&r);
     pause_merging(&r, true);
     hint_at(a);
     passes(&r, 4);
@@ -517,10 +504,7 @@ static int refuse_windows(const char *call) {
 static void test_hints_outlast_errors(void **state) {
     struct engine_rig r;
     rig_init(&r, wrap);
-    uint8_t *a = memory_new(N);
-    fill(a, PAGES, 1);
-    rig_add(&r, a, N);
-    assert_true(rig_until(&r, SP_COUNTER_pages_unshared, PAGES, PAGES));
+    uint8_t *a = known_range(&r);
     sp_fault_hook = refuse_windows;
     hint_at(a);
     passes(&r, 4);
@@ -565,10 +549,7 @@ static bool own_attributes(void *ctx, const struct sp_mapping *m) {
 static void test_views_leave_nothing(void **state) {
     struct engine_rig r;
     rig_init(&r, wrap);
-    uint8_t *a = memory_new(N);
-    fill(a, PAGES / 2, 1);
-    memcpy(a + N / 2, a, N / 2);
-    rig_add(&r, a, N);
+    uint8_t *a = rig_twins(&r, N, 1);
     assert_true(rig_until(&r, SP_COUNTER_pages_merged, PAGES, PAGES));
     assert_int_equal(rig_settle(&r), 0);
     sp_engine_lock(r.engine);
