@@ -23,6 +23,7 @@
 
 #include <cmocka.h>
 
+#include "../child.h"
 #include "merge/engine.h"
 #include "merge/local.h"
 #include "os/kernel.h"
@@ -166,29 +167,6 @@ static inline uint64_t proc_number(const char *path, const char *name) {
 static inline uint64_t threads_now(void) {
     return proc_number("/proc/self/status", "Threads:");
 }
-
-/* Runs `body` in a child; its value is the child's exit status, which is returned (-1: ended otherwise). */
-static inline int in_child(int (*body)(void *arg), void *arg) {
-    fflush(NULL);
-    pid_t pid = fork();
-    if (pid == 0) {
-        watchdog(100); /* not inherited */
-        _exit(body(arg));
-    }
-    int status;
-    if (pid < 0 || waitpid(pid, &status, 0) != pid)
-        return -1;
-    return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
-}
-
-/* Line number of the failed condition as the child's exit status (mod 251, never 0). */
-#define CHILD_CHECK(condition)                                                                               \
-    do {                                                                                                     \
-        if (!(condition)) {                                                                                  \
-            fprintf(stderr, "%s:%d: not so in the child: %s\n", __FILE__, __LINE__, #condition);             \
-            return __LINE__ % 251 + 1;                                                                       \
-        }                                                                                                    \
-    } while (0)
 
 static inline void require_uffd(void) {
     uint64_t features;
