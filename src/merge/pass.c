@@ -163,11 +163,17 @@ static void fingerprint_candidate(struct sp_worker *w, struct sp_window *win, un
 /* Pages whose samples are loaded ahead of the one that is read: far enough to hide the memory's delay. */
 #define PROBE_AHEAD 8
 
+/* Known pages that were hinted at, and may be read. */
+static sp_bits hinted_pages(const struct sp_worker *w, const struct sp_window *win) {
+    sp_bits pages = win->reask;
+    sp_bits_and(&pages, &win->known);
+    sp_bits_and(&pages, &w->work.bits.eligible);
+    return pages;
+}
+
 /* Reads the candidates, and known pages that were hinted at, and writes the questions. */
 static void fingerprint(struct sp_worker *w, struct sp_window *win, const sp_bits *candidates) {
-    sp_bits hinted = win->reask, pages = *candidates;
-    sp_bits_and(&hinted, &win->known);
-    sp_bits_and(&hinted, &w->work.bits.eligible);
+    sp_bits hinted = hinted_pages(w, win), pages = *candidates;
     sp_bits_or(&pages, &hinted);
     if (!may_read(w, win, &pages))
         return;
@@ -193,19 +199,21 @@ static void hinted(struct sp_worker *w, struct sp_window *win) {
     eligible_pages(w, win->number, &w->work.bits.eligible);
     if (w->linked && !resting(w))
         fingerprint(w, win, &none);
-    if (sp_bits_any(&win->fresh) || sp_bits_any(&win->written) || (resting(w) && sp_bits_any(&win->reask)))
+    sp_bits waiting = hinted_pages(w, win);
+    if (sp_bits_any(&win->fresh) || sp_bits_any(&win->written) || sp_bits_any(&waiting))
         sp_engine_queue(w->engine, win);
 }
 
-/* Pages that are still to be tried keep the window in the list; those that are not merely being left alone
- * for a while count as pending. */
-static void requeue(struct sp_worker *w, struct sp_window *win) {
-    sp_bits rest = win->fresh;
+/* Pages that are still to be tried, or to be asked about again, keep the window in the list; of the former
+ * those that are not merely being left alone for a while count as pending. Pages that may not be read keep
+ * nothing: sp_engine_protection_locked brings their window back. */
+static void requeue(struct sp_worker *w, struct sp_window *win, bool rests) {
+    sp_bits rest = win->fresh, waiting = hinted_pages(w, win);
     sp_bits_and(&rest, &w->work.bits.eligible);
-    if (!sp_bits_any(&rest) && !sp_bits_any(&win->reask))
+    if (!sp_bits_any(&rest) && !sp_bits_any(&waiting))
         return;
     sp_engine_queue(w->engine, win);
-    if (resting(w))
+    if (rests)
         return;
     SP_BITS_EACH(&rest, slot) {
         w->pending += !sp_volatility_skipping(win->volatility[slot]);
@@ -239,13 +247,12 @@ static bool choose(struct sp_worker *w, uint64_t number, enum sp_pass_mode mode)
     eligible_pages(w, number, &work->bits.eligible);
     sp_bits candidates;
     choose_settled(w, win, mode, &candidates);
-    if (resting(w) && mode == SP_PASS_BACKGROUND)
-        memset(&candidates, 0, sizeof(candidates));
-    if (e->forked && mode != SP_PASS_QUIESCENT)
+    bool rests = mode == SP_PASS_BACKGROUND && resting(w); /* candidates wait, and what was hinted at */
+    if (!rests && e->forked && mode != SP_PASS_QUIESCENT)
         drop_forked(w, win, &candidates);
-    if (w->linked && !(resting(w) && mode == SP_PASS_BACKGROUND)) /* what was hinted at waits, too */
+    if (!rests && w->linked)
         fingerprint(w, win, &candidates);
-    requeue(w, win);
+    requeue(w, win, rests);
     sp_engine_unlock(e);
     return work->n || sp_bits_any(&work->bits.zeros);
 }

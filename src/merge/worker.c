@@ -368,9 +368,12 @@ static void post_pass(struct sp_worker *w, uint64_t generation) {
 }
 
 /* Pages shared or dropped so far, less those that were written again. */
-static uint64_t gained(const struct sp_engine *e) {
-    const uint64_t *v = e->counters.v;
-    return v[SP_COUNTER_pages_merged] + v[SP_COUNTER_ksm_zero_pages] - v[SP_COUNTER_pages_broken];
+static uint64_t gained(struct sp_worker *w) {
+    const uint64_t *v = w->engine->counters.v;
+    sp_worker_lock(w);
+    uint64_t pages = v[SP_COUNTER_pages_merged] + v[SP_COUNTER_ksm_zero_pages] - v[SP_COUNTER_pages_broken];
+    sp_engine_unlock(w->engine);
+    return pages;
 }
 
 /* What passes have cost beyond their worth, less what they may in the time that has gone by. Pages that were
@@ -402,7 +405,7 @@ static uint64_t pause_ns(const struct sp_worker *w) {
 
 static void worker_pass(struct sp_worker *w) {
     struct sp_engine *e = w->engine;
-    uint64_t cpu_ns = sp_thread_cpu_ns(), before = gained(e);
+    uint64_t cpu_ns = sp_thread_cpu_ns(), before = gained(w);
     uint64_t generation = __atomic_load_n(&e->generation, __ATOMIC_ACQUIRE);
     w->pending = w->done = 0;
     if (sp_now_ns() >= w->next_count_ns)
@@ -416,7 +419,7 @@ static void worker_pass(struct sp_worker *w) {
     if (take_hints(w) || w->done)
         w->pending++;
     post_pass(w, generation);
-    overdraw(w, sp_thread_cpu_ns() - cpu_ns, (int64_t)(gained(e) - before));
+    overdraw(w, sp_thread_cpu_ns() - cpu_ns, (int64_t)(gained(w) - before));
     w->interval_ns = pause_ns(w);
     w->last_pass_ns = sp_now_ns();
     w->next_pass_ns = w->last_pass_ns + w->interval_ns;
