@@ -61,9 +61,9 @@ class Python:
         self.programs = programs
         self.running = []
 
-    def start(self, wrap, **options):
-        self.running.append(self.programs.start(wrap(["/usr/bin/python3", "-c", PYTHON_PROGRAM]),
-                                                stdin=subprocess.PIPE, **options))
+    def start(self, side):
+        self.running.append(self.programs.start(side.command(["/usr/bin/python3", "-c", PYTHON_PROGRAM]),
+                                                stdin=subprocess.PIPE, **side.options))
 
     def ready(self):
         for p in self.running:
@@ -96,10 +96,10 @@ class Redis:
         p = subprocess.run(["redis-cli", "-s", self.socket(i), *words], capture_output=True, text=True, check=False)
         return p.stdout.strip()
 
-    def start(self, wrap, **options):
-        self.running.append(self.programs.start(
-            wrap(["redis-server", "--port", "0", "--unixsocket", self.socket(len(self.running)), "--save", "", "--enable-debug-command", "yes",
-                  "--dir", self.directory]), stdin=subprocess.DEVNULL, **options))
+    def start(self, side):
+        server = ["redis-server", "--port", "0", "--unixsocket", self.socket(len(self.running)),
+                  "--dir", self.directory, "--save", "", "--enable-debug-command", "yes"]
+        self.running.append(self.programs.start(side.command(server), stdin=subprocess.DEVNULL, **side.options))
 
     def ready(self):
         for i, _ in enumerate(self.running):
@@ -125,13 +125,13 @@ WORKLOADS = {"python": Python, "redis": Redis}
 class Nobody:
     name = "nobody"
     daemon = None
-    options = {}
+    options = {}  # of Popen, for each program
 
     def __init__(self, build, programs, directory):
         pass
 
-    def wrap(self, command):
-        return command
+    def command(self, workload):
+        return workload
 
     def switch_on_until(self, wanted):
         """The seconds that it took, where that is looked at; None: not, or not in time."""
@@ -148,8 +148,7 @@ class Ksm(bench.Ksm, Nobody):
     sample_seconds = 0.005
 
     def __init__(self, build, programs, directory):
-        super().__init__(build, programs, directory)
-        bench.write(bench.KSM + "run", 2)
+        bench.write(bench.KSM + "run", 2)  # and not on before the programs have loaded
 
     def switch_on_until(self, wanted):
         bench.ksm_flat_out()
@@ -163,13 +162,11 @@ class Ksm(bench.Ksm, Nobody):
 
 class Samepage(bench.Samepage, Nobody):
     sample_seconds = 0.2
+    advised = []
 
     def __init__(self, build, programs, directory):
         super().__init__(build, programs, directory)
         os.kill(self.daemon, signal.SIGSTOP)
-
-    def wrap(self, command):
-        return [f"{self.build}/samepage", "run", "--socket", self.target, "--"] + command
 
     def look(self, pages, seconds):
         out = subprocess.run([f"{self.build}/bench/poll", self.target, str(pages), str(seconds)],
@@ -215,7 +212,7 @@ def one(args, side_type, workload, wanted):
             w = WORKLOADS[workload](programs, directory)
             begin = time.monotonic()
             for _ in range(w.instances):
-                w.start(side.wrap, **side.options)
+                w.start(side)
             w.ready()
             ready = time.monotonic() - begin
             seconds = side.switch_on_until(wanted)

@@ -264,6 +264,7 @@ class Ksm:
 
 class Samepage:
     name = "samepage"
+    advised = ["--advised"]  # what is merged
 
     def __init__(self, build, programs, directory):
         write(KSM + "run", 2)
@@ -281,7 +282,7 @@ class Samepage:
             time.sleep(0.01)
 
     def command(self, workload):
-        return [f"{self.build}/samepage", "run", "--advised", "--socket", self.target, "--"] + workload
+        return [f"{self.build}/samepage", "run", *self.advised, "--socket", self.target, "--", *workload]
 
     def end(self):
         pass

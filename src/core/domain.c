@@ -247,21 +247,21 @@ static enum sp_answer_kind wait_offer(struct sp_domain *d, sp_client client, str
     return SP_ANSWER_UNKNOWN;
 }
 
-/* The page's fingerprint is not in the stable set. A page that was asked to send and asks again did not get
- * the message, or thought better of it: it is treated as one that waits. */
-static enum sp_answer_kind remember(struct sp_domain *d, sp_client client, struct sp_query q) {
-    struct sp_group g;
-    sp_unstable_group(&d->unstable, q.fp, &g);
-    int own = sp_group_find(&g, client, q.page), pending = sp_group_pending(&g);
+/* The page's fingerprint is not in the stable set; `g` is its group in the unstable one. A page that was
+ * asked to send and asks again did not get the message, or thought better of it: it is treated as one that
+ * waits. */
+static enum sp_answer_kind remember(struct sp_domain *d, sp_client client, struct sp_query q,
+                                    struct sp_group *g) {
+    int own = sp_group_find(g, client, q.page), pending = sp_group_pending(g);
     if (own >= 0 && own == pending) {
-        sp_unstable_mark(&d->unstable, q.fp, g.entry[own], false);
-        g.entry[own] = sp_waiter_of(client, q.page, false);
+        sp_unstable_mark(&d->unstable, q.fp, g->entry[own], false);
+        g->entry[own] = sp_waiter_of(client, q.page, false);
         pending = -1;
     }
-    size_t others = g.n - (own >= 0);
+    size_t others = g->n - (own >= 0);
     enum sp_answer_kind kind =
-        pending < 0 && others > 0 ? send_offer(d, client, q, &g, own) : wait_offer(d, client, q, &g, own);
-    if (kind == SP_ANSWER_DECLINED && (own >= 0 || g.dropped))
+        pending < 0 && others > 0 ? send_offer(d, client, q, g, own) : wait_offer(d, client, q, g, own);
+    if (kind == SP_ANSWER_DECLINED && (own >= 0 || g->dropped))
         group_settle(d, q.fp);
     return kind;
 }
@@ -280,11 +280,30 @@ static bool probes_trusted(struct sp_domain *d) {
     return d->guesses_wrong <= GUESSES_WRONG_MIN + d->guesses / 16;
 }
 
+/* Pages that follow each other in a client mostly do so in the store, too: the page that was shared last, and
+ * where. */
+struct trail {
+    sp_page page;
+    sp_store_page store; /* SP_STORE_NONE: none yet */
+};
+
+/* The store page that has this probe and stands where the trail leads. */
+static bool trail_find(struct sp_domain *d, const struct trail *t, struct sp_query q, sp_store_page *ret) {
+    if (t->store.v == SP_STORE_NONE.v || sp_fp_whole(q.fp))
+        return false;
+    sp_store_page store = {t->store.v + (q.page.v - t->page.v)};
+    if (!sp_stable_has_probe(&d->stable, store, q.fp) || !has_room(d, store))
+        return false;
+    *ret = store;
+    return true;
+}
+
 static struct sp_answer answer_probe(struct sp_domain *d, sp_client client, struct sp_member *m,
-                                     struct sp_query q) {
+                                     const struct trail *trail, struct sp_query q) {
     sp_store_page store;
     struct sp_group g;
-    bool trusted = probes_trusted(d), stable = find_probe(d, q.fp, &store);
+    bool trusted = probes_trusted(d);
+    bool stable = trail_find(d, trail, q, &store) || find_probe(d, q.fp, &store);
     d->guesses += stable;
     if (trusted && stable)
         return share(d, m, store);
@@ -292,7 +311,7 @@ static struct sp_answer answer_probe(struct sp_domain *d, sp_client client, stru
     bool others = g.n > (sp_group_find(&g, client, q.page) >= 0);
     if (stable || sp_sieve_passes(&d->sieve, q.fp) || (!trusted && others))
         return (struct sp_answer){SP_ANSWER_REFINE, SP_STORE_NONE};
-    return (struct sp_answer){remember(d, client, q), SP_STORE_NONE};
+    return (struct sp_answer){remember(d, client, q, &g), SP_STORE_NONE};
 }
 
 /* The page waits under its whole fingerprint now, no longer under its probe. Who still waits there may be its
@@ -313,15 +332,17 @@ static void probe_end(struct sp_domain *d, sp_client client, struct sp_query q) 
 }
 
 static struct sp_answer answer(struct sp_domain *d, sp_client client, struct sp_member *m,
-                               struct sp_query q) {
+                               const struct trail *trail, struct sp_query q) {
     sp_store_page store;
+    struct sp_group g;
     if (!m || !query_valid(q))
         return (struct sp_answer){SP_ANSWER_DECLINED, SP_STORE_NONE};
     if (!sp_fp_whole(q.fp))
-        return answer_probe(d, client, m, q);
+        return answer_probe(d, client, m, trail, q);
     if (find_whole(d, q.fp, &store))
         return share(d, m, store);
-    enum sp_answer_kind kind = remember(d, client, q);
+    sp_unstable_group(&d->unstable, q.fp, &g);
+    enum sp_answer_kind kind = remember(d, client, q, &g);
     if (kind != SP_ANSWER_DECLINED)
         probe_end(d, client, q);
     return (struct sp_answer){kind, SP_STORE_NONE};
@@ -333,7 +354,11 @@ void sp_domain_prefetch(const struct sp_domain *d, sp_fp fp) {
     sp_sieve_prefetch(&d->sieve, fp);
 }
 
-static void prefetch(const struct sp_domain *d, const struct sp_query *q) {
+/* What is on the trail is found without the tables. */
+static void prefetch(struct sp_domain *d, const struct trail *trail, const struct sp_query *q) {
+    sp_store_page store;
+    if (trail_find(d, trail, *q, &store))
+        return;
     sp_domain_prefetch(d, q->fp);
     if (sp_fp_whole(q->fp))
         sp_table_prefetch(&d->unstable.table, q->probe);
@@ -342,12 +367,15 @@ static void prefetch(const struct sp_domain *d, const struct sp_query *q) {
 void sp_domain_ask(struct sp_domain *d, sp_client client, const struct sp_query *queries, size_t n,
                    struct sp_answer *ret_answers) {
     struct sp_member *m = sp_clients_get(&d->clients, client);
+    struct trail trail = {.store = SP_STORE_NONE};
     for (size_t i = 0; i < n && i < ASK_AHEAD; i++)
-        prefetch(d, &queries[i]);
+        prefetch(d, &trail, &queries[i]);
     for (size_t i = 0; i < n; i++) {
         if (i + ASK_AHEAD < n)
-            prefetch(d, &queries[i + ASK_AHEAD]);
-        ret_answers[i] = answer(d, client, m, queries[i]);
+            prefetch(d, &trail, &queries[i + ASK_AHEAD]);
+        ret_answers[i] = answer(d, client, m, &trail, queries[i]);
+        if (ret_answers[i].kind == SP_ANSWER_SHARE)
+            trail = (struct trail){queries[i].page, ret_answers[i].store};
     }
 }
 

@@ -38,6 +38,12 @@ bool sp_stable_probe(const struct sp_stable *s, sp_fp probe, sp_store_page *ret_
     return sp_table_find(&s->probes, probe, &ret_store->v);
 }
 
+bool sp_stable_has_probe(struct sp_stable *s, sp_store_page store, sp_fp probe) {
+    const struct stable_block *b = (const struct stable_block *)sp_blocks_find(&s->blocks, store);
+    unsigned slot = sp_block_slot(store);
+    return b && b->references[slot] > 0 && b->fp[slot] && b->probe[slot] == probe.v;
+}
+
 uint64_t sp_stable_references(const struct sp_stable *s, sp_store_page store) {
     const struct stable_block *b = (const struct stable_block *)sp_blocks_peek(&s->blocks, store);
     return b ? b->references[sp_block_slot(store)] : 0;

@@ -36,6 +36,8 @@ void sp_stable_deinit(struct sp_stable *s);
 bool sp_stable_find(const struct sp_stable *s, sp_fp fp, sp_store_page *ret_store);
 /* A store page with this probe; its content may be another than that of the page with the same probe. */
 bool sp_stable_probe(const struct sp_stable *s, sp_fp probe, sp_store_page *ret_store);
+/* Whether the store page is in the set, open, and has this probe. */
+bool sp_stable_has_probe(struct sp_stable *s, sp_store_page store, sp_fp probe);
 uint64_t sp_stable_references(const struct sp_stable *s, sp_store_page store);
 
 /* With one reference. -ENOMEM. Neither the fingerprint nor the store page may be in the set. */

@@ -6,8 +6,8 @@
 
 /* In percent of the slots. A shard shrinks by one step, when it is no fuller than LOAD_SHRUNK afterwards; the
  * gap to the growing load keeps it from swinging. */
-#define LOAD_MAX    85
-#define LOAD_SHRUNK 60
+#define LOAD_MAX    87
+#define LOAD_SHRUNK 55
 
 /* Sizes are computed in 1/1024 of a slot, so that the offsets between shards survive rounding. */
 #define SIZE_SCALE 1024
@@ -46,9 +46,9 @@ static uint64_t distance_at(const struct sp_table *t, const struct sp_table_shar
 }
 
 static uint64_t size_at(const struct sp_table *t, size_t index, uint32_t step) {
-    uint64_t scaled = SIZE_FIRST * SIZE_SCALE + ((SIZE_FIRST * SIZE_SCALE / 4 * index) >> t->shard_bits);
+    uint64_t scaled = SIZE_FIRST * SIZE_SCALE + ((SIZE_FIRST * SIZE_SCALE / 2 * index) >> t->shard_bits);
     for (uint32_t i = 0; i < step; i++)
-        scaled += scaled < (uint64_t)SIZE_SMALL * SIZE_SCALE ? scaled : scaled / 4;
+        scaled += scaled < (uint64_t)SIZE_SMALL * SIZE_SCALE ? scaled : scaled / 2;
     return scaled / SIZE_SCALE;
 }
 

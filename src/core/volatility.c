@@ -40,7 +40,7 @@ void sp_volatility_failed(sp_volatility *v) {
     set(v, level + 1 < LEVELS ? level + 1 : level, 1U << level);
 }
 
-bool sp_volatility_ready(sp_volatility *v) {
+bool sp_volatility_count_down(sp_volatility *v) {
     unsigned left = left_of(*v);
     if (left == 0)
         return true;
@@ -48,12 +48,12 @@ bool sp_volatility_ready(sp_volatility *v) {
     return false;
 }
 
-void sp_volatility_calmed(sp_volatility *v) {
+void sp_volatility_halve(sp_volatility *v) {
     unsigned level = level_of(*v);
     if (level > 0)
         set(v, level - 1, left_of(*v));
 }
 
-bool sp_volatility_skipping(sp_volatility v) {
+bool sp_volatility_left(sp_volatility v) {
     return left_of(v) > 0;
 }

@@ -192,11 +192,17 @@ static void fingerprint_candidate(struct sp_worker *w, struct sp_window *win, un
 /* Pages whose samples are loaded ahead of the one that is read: far enough to hide the memory's delay. */
 #define PROBE_AHEAD 8
 
+/* Known pages that were hinted at, and may be read. */
+static sp_bits hinted_pages(const struct sp_worker *w, const struct sp_window *win) {
+    sp_bits pages = win->reask;
+    sp_bits_and(&pages, &win->known);
+    sp_bits_and(&pages, &w->work.bits.eligible);
+    return pages;
+}
+
 /* Reads the candidates, and known pages that were hinted at, and writes the questions. */
 static void fingerprint(struct sp_worker *w, struct sp_window *win, const sp_bits *candidates) {
-    sp_bits hinted = win->reask, pages = *candidates;
-    sp_bits_and(&hinted, &win->known);
-    sp_bits_and(&hinted, &w->work.bits.eligible);
+    sp_bits hinted = hinted_pages(w, win), pages = *candidates;
     sp_bits_or(&pages, &hinted);
     if (!may_read(w, win, &pages))
         return;
@@ -222,22 +228,24 @@ static void hinted(struct sp_worker *w, struct sp_window *win) {
     eligible_pages(w, win->number, &w->work.bits.eligible);
     if (w->linked && !resting(w))
         fingerprint(w, win, &none);
-    if (sp_bits_any(&win->fresh) || sp_bits_any(&win->written) || (resting(w) && sp_bits_any(&win->reask)))
+    sp_bits waiting = hinted_pages(w, win);
+    if (sp_bits_any(&win->fresh) || sp_bits_any(&win->written) || sp_bits_any(&waiting))
         sp_engine_queue(w->engine, win);
 }
 
-/* Pages that are still to be tried keep the window in the list; those that are not merely being left alone
- * for a while count as pending. */
-static void requeue(struct sp_worker *w, struct sp_window *win) {
-    sp_bits rest = win->fresh;
+/* Pages that are still to be tried, or to be asked about again, keep the window in the list; of the former
+ * those that are not merely being left alone for a while count as pending. Pages that may not be read keep
+ * nothing: sp_engine_protection_locked brings their window back. */
+static void requeue(struct sp_worker *w, struct sp_window *win, bool rests) {
+    sp_bits rest = win->fresh, waiting = hinted_pages(w, win);
     sp_bits_and(&rest, &w->work.bits.eligible);
-    if (!sp_bits_any(&rest) && !sp_bits_any(&win->reask))
+    if (!sp_bits_any(&rest) && !sp_bits_any(&waiting))
         return;
     if (w->scan_cut && w->cut_window == win->number)
         queue_first(w->engine, win);
     else
         sp_engine_queue(w->engine, win);
-    if (resting(w))
+    if (rests)
         return;
     bool smart = w->engine->settings.v[SP_SETTING_smart_scan];
     SP_BITS_EACH(&rest, slot) {
@@ -272,15 +280,14 @@ static bool choose(struct sp_worker *w, uint64_t number, enum sp_pass_mode mode)
     eligible_pages(w, number, &work->bits.eligible);
     sp_bits candidates;
     choose_settled(w, win, mode, &candidates);
-    if (resting(w) && mode == SP_PASS_BACKGROUND)
-        memset(&candidates, 0, sizeof(candidates));
-    if (e->forked && mode != SP_PASS_QUIESCENT)
+    bool rests = mode == SP_PASS_BACKGROUND && resting(w); /* candidates wait, and what was hinted at */
+    if (!rests && e->forked && mode != SP_PASS_QUIESCENT)
         drop_forked(w, win, &candidates);
-    if (mode == SP_PASS_BACKGROUND)
+    if (!rests && mode == SP_PASS_BACKGROUND)
         bound_scan(w, win, &candidates);
-    if (w->linked && !(resting(w) && mode == SP_PASS_BACKGROUND)) /* what was hinted at waits, too */
+    if (!rests && w->linked)
         fingerprint(w, win, &candidates);
-    requeue(w, win);
+    requeue(w, win, rests);
     sp_engine_unlock(e);
     return work->n || sp_bits_any(&work->bits.zeros);
 }
@@ -587,13 +594,26 @@ static size_t batch_fill(struct sp_worker *w, struct sp_run *runs, size_t n, siz
 /* From this length on looking at the store pages of a run through a mapping costs less than reading them. */
 #define VIEW_PAGES 32
 
-/* A read-only view of the run's store pages, at the run's place in the window of views. False: none could be
- * had. */
+/* Whether the view can be read without a fault. */
+static bool view_is_whole(const struct sp_worker *w, uint64_t start, uint64_t end) {
+    struct sp_range range;
+    size_t n = 0;
+    uint64_t next;
+    return !sp_pagemap_scan(w->pagemap, SP_PAGEMAP_PRESENT, start, end, &range, 1, &n, &next) && n == 1 &&
+           range.start == start && range.end == end;
+}
+
+/* A read-only view of the run's store pages, at the run's place in the window of views, where nothing need be
+ * read in while pages are frozen. False: none could be had. */
 static bool prepare_view(struct sp_worker *w, const struct sp_run *run, unsigned pages,
                          struct sp_batch_run *ret) {
     uint8_t *view = w->store_view + run->slot * SP_PAGE_SIZE;
     w->viewed = true; /* also where it fails: it may be there */
-    if (sp_map_view((uintptr_t)view, pages * SP_PAGE_SIZE, ret->fd, ret->offset))
+    uintptr_t start = (uintptr_t)view;
+    if (sp_map_view(start, pages * SP_PAGE_SIZE, ret->fd, ret->offset))
+        return false;
+    if (!view_is_whole(w, start, start + pages * SP_PAGE_SIZE) &&
+        sp_map_populate(start, pages * SP_PAGE_SIZE))
         return false;
     ret->expected = view;
     return true;
@@ -620,24 +640,6 @@ static bool batch_prepare(struct sp_worker *w, const struct sp_run *run, unsigne
     uint8_t *copy = w->store_copy + run->slot * SP_PAGE_SIZE;
     ret->expected = copy;
     return sp_store_read(ret->fd, index, copy, pages) == 0;
-}
-
-/* Views are not kept: they would count in the program's resident set, and hold on to a store that nobody else
- * needs any more. Under the lock, because until it is marked anybody could register it (H2). What fails is
- * tried again after the next merge. */
-static void views_drop(struct sp_worker *w) {
-    uintptr_t view = (uintptr_t)w->store_view;
-    if (!w->viewed)
-        return;
-    sp_worker_lock(w);
-    int error = sp_map_fresh(view, SP_WINDOW_SIZE, PROT_READ | PROT_WRITE);
-    if (!error)
-        error = sp_map_mark(w->store_view, SP_WINDOW_SIZE);
-    if (!error)
-        error = sp_map_attributes(view, SP_WINDOW_SIZE, SP_ATTR_DONTFORK | SP_ATTR_DONTDUMP);
-    w->viewed = error != 0;
-    w->engine->counters.v[SP_COUNTER_errors] += w->viewed;
-    sp_engine_unlock(w->engine);
 }
 
 /* Attributes of the regions that the runs lie in (H7). A run never crosses regions: see split_by_region. */
@@ -830,7 +832,6 @@ static void merge(struct sp_worker *w, uint64_t number, bool quiescent, struct s
             next--;
         }
     }
-    views_drop(w);
 }
 
 /* Nobody answered: the pages that were chosen are still to be tried, by whoever is asked next (I7). */
@@ -864,4 +865,21 @@ void sp_pass_window(struct sp_worker *w, uint64_t number, enum sp_pass_mode mode
     sort(w, number);
     if (w->work.n_sites && (w->uffd >= 0 || mode == SP_PASS_QUIESCENT))
         merge(w, number, mode == SP_PASS_QUIESCENT, result);
+}
+
+/* Under the lock, because until it is marked anybody could register it (H2). What fails is tried again after
+ * the next pass. */
+void sp_pass_end(struct sp_worker *w) {
+    uintptr_t view = (uintptr_t)w->store_view;
+    if (!w->viewed)
+        return;
+    sp_worker_lock(w);
+    int error = sp_map_fresh(view, SP_WINDOW_SIZE, PROT_READ | PROT_WRITE);
+    if (!error)
+        error = sp_map_mark(w->store_view, SP_WINDOW_SIZE);
+    if (!error)
+        error = sp_map_attributes(view, SP_WINDOW_SIZE, SP_ATTR_DONTFORK | SP_ATTR_DONTDUMP);
+    w->viewed = error != 0;
+    w->engine->counters.v[SP_COUNTER_errors] += w->viewed;
+    sp_engine_unlock(w->engine);
 }

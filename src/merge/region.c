@@ -145,8 +145,7 @@ int sp_regions_remove(struct sp_regions *r, uint64_t start, uint64_t end) {
 static void region_bits(const struct sp_region *region, uint64_t base, sp_bits *bits) {
     uint64_t end = base + SP_WINDOW_SIZE;
     uint64_t from = region->start > base ? region->start : base, to = region->end < end ? region->end : end;
-    for (uint64_t a = (from - base) >> SP_PAGE_SHIFT; a < (to - base) >> SP_PAGE_SHIFT; a++)
-        sp_bits_set(bits, (unsigned)a);
+    sp_bits_range(bits, (unsigned)((from - base) >> SP_PAGE_SHIFT), (unsigned)((to - base) >> SP_PAGE_SHIFT));
 }
 
 void sp_regions_window(const struct sp_regions *r, uint64_t window, sp_bits *ret_bits) {

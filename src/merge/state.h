@@ -163,6 +163,9 @@ enum sp_pass_mode { SP_PASS_BACKGROUND, SP_PASS_HINTED, SP_PASS_NOW, SP_PASS_QUI
 /* Works through one window of the list. */
 void sp_pass_window(struct sp_worker *w, uint64_t number, enum sp_pass_mode mode,
                     struct sp_merge_result *result);
+/* After the last window of several: drops the views of the store, which would count in the program's resident
+ * set, and hold on to a store that nobody else needs any more. */
+void sp_pass_end(struct sp_worker *w);
 
 /* obey.c */
 /* Takes over the settings that came with the welcome, or through the link since. */

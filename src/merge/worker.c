@@ -325,7 +325,7 @@ static void work_through(struct sp_worker *w, bool hinted) {
     while (n-- && !__atomic_load_n(&e->quit, __ATOMIC_ACQUIRE) && !sp_obey_stopped(w)) {
         if (!hinted && !w->scan_left) {
             w->scan_cut = true;
-            return;
+            break;
         }
         sp_worker_lock(w);
         struct sp_window *win = todo_take(e);
@@ -335,7 +335,7 @@ static void work_through(struct sp_worker *w, bool hinted) {
             sp_engine_queue(e, win);
         sp_engine_unlock(e);
         if (!win)
-            return;
+            break;
         w->round_left -= !hinted && w->round_left;
         if (!skip)
             sp_pass_window(w, number, hinted ? SP_PASS_HINTED : SP_PASS_BACKGROUND, &unused);
@@ -344,6 +344,7 @@ static void work_through(struct sp_worker *w, bool hinted) {
         report_when_due(w);
         sp_obey(w);
     }
+    sp_pass_end(w);
 }
 
 /* Follows hints between two looks. Where nothing can be merged they wait: the answers would be references to
@@ -383,9 +384,12 @@ static void post_pass(struct sp_worker *w, uint64_t generation) {
 }
 
 /* Pages shared or dropped so far, less those that were written again. */
-static uint64_t gained(const struct sp_engine *e) {
-    const uint64_t *v = e->counters.v;
-    return v[SP_COUNTER_pages_merged] + v[SP_COUNTER_ksm_zero_pages] - v[SP_COUNTER_pages_broken];
+static uint64_t gained(struct sp_worker *w) {
+    const uint64_t *v = w->engine->counters.v;
+    sp_worker_lock(w);
+    uint64_t pages = v[SP_COUNTER_pages_merged] + v[SP_COUNTER_ksm_zero_pages] - v[SP_COUNTER_pages_broken];
+    sp_engine_unlock(w->engine);
+    return pages;
 }
 
 /* What passes have cost beyond their worth, less what they may in the time that has gone by. Pages that were
@@ -431,7 +435,7 @@ static void stopped_pass(struct sp_worker *w) {
 
 static void scanning_pass(struct sp_worker *w) {
     struct sp_engine *e = w->engine;
-    uint64_t cpu_ns = sp_thread_cpu_ns(), before = gained(e);
+    uint64_t cpu_ns = sp_thread_cpu_ns(), before = gained(w);
     uint64_t generation = __atomic_load_n(&e->generation, __ATOMIC_ACQUIRE);
     uint64_t bound = e->settings.v[SP_SETTING_pages_to_scan];
     w->pending = w->done = 0;
@@ -448,7 +452,7 @@ static void scanning_pass(struct sp_worker *w) {
     if (take_hints(w) || w->done)
         w->pending++;
     post_pass(w, generation);
-    overdraw(w, sp_thread_cpu_ns() - cpu_ns, (int64_t)(gained(e) - before));
+    overdraw(w, sp_thread_cpu_ns() - cpu_ns, (int64_t)(gained(w) - before));
     w->interval_ns = pause_ns(w);
     w->last_pass_ns = sp_now_ns();
     w->next_pass_ns = w->last_pass_ns + w->interval_ns;
@@ -479,6 +483,7 @@ static bool now_round(struct sp_worker *w, struct sp_request *r) {
             break;
         sp_pass_window(w, number++, mode, &r->result);
     }
+    sp_pass_end(w);
     return take_hints(w) > 0 || w->misled;
 }
 

@@ -112,6 +112,11 @@ struct procmap_query {
 #define PR_SET_VMA_ANON_NAME 0
 #endif
 
+/* include/uapi/linux/pidfd.h, Linux 6.14 */
+#ifndef PIDFD_SELF_THREAD_GROUP
+#define PIDFD_SELF_THREAD_GROUP -10001
+#endif
+
 /* include/uapi/linux/close_range.h, Linux 5.9 */
 #ifndef CLOSE_RANGE_UNSHARE
 #define CLOSE_RANGE_UNSHARE (1U << 1)

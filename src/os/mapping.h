@@ -32,9 +32,12 @@ SP_WARN_UNUSED int sp_map_fresh(uintptr_t address, size_t bytes, int prot);
 SP_WARN_UNUSED int sp_map_file(int fd, uint64_t offset_bytes, size_t bytes, bool writable,
                                void **ret_address);
 
-/* Replaces [address, +bytes), memory of our own, by a read-only shared view of a file with its pages mapped
- * at once (MAP_POPULATE); a child gets no copy of it. On failure what was there may have gone. */
+/* Replaces [address, +bytes), memory of our own, by a read-only shared view of a file with those of its pages
+ * mapped that are in memory; a child gets no copy of it. On failure what was there may have gone. */
 SP_WARN_UNUSED int sp_map_view(uintptr_t address, size_t bytes, int fd, uint64_t offset_bytes);
+
+/* Maps all pages of it, reading in what is swapped out (MADV_POPULATE_READ, Linux 5.14). */
+SP_WARN_UNUSED int sp_map_populate(uintptr_t address, size_t bytes);
 
 SP_WARN_UNUSED int sp_unmap(void *address, size_t bytes);
 

@@ -138,12 +138,22 @@ static bool entry_exclusive(uint64_t entry) {
     return (entry & (ENTRY_EXCLUSIVE | ENTRY_PRESENT)) == (ENTRY_EXCLUSIVE | ENTRY_PRESENT);
 }
 
+/* Beyond what the kernel has entries for: as a page that is not there. *ret_entry is untouched on failure. */
+static int entry_read(int fd, sp_page page, uint64_t *ret_entry) {
+    uint64_t entry = 0;
+    long r = sp_syscall(SYS_pread64, fd, &entry, sizeof(entry), page.v * sizeof(entry));
+    if (r < 0)
+        return (int)r;
+    *ret_entry = entry;
+    return 0;
+}
+
 bool sp_pagemap_there(int fd, uintptr_t address) {
     uint64_t entry = 0;
-    long r;
+    int error;
     do
-        r = sp_syscall(SYS_pread64, fd, &entry, sizeof(entry), address / SP_PAGE_SIZE * sizeof(entry));
-    while (r == -ENOMEM || r == -EINTR); /* no memory for the kernel's buffer */
+        error = entry_read(fd, (sp_page){address / SP_PAGE_SIZE}, &entry);
+    while (error == -ENOMEM || error == -EINTR); /* no memory for the kernel's buffer */
     return entry & (ENTRY_PRESENT | ENTRY_SWAPPED);
 }
 
@@ -166,11 +176,7 @@ int sp_pagemap_exclusive(int fd, sp_page page) {
     int fault = sp_fault("pagemap_exclusive");
     if (fault)
         return fault;
-    uint64_t entry;
-    long r = sp_syscall(SYS_pread64, fd, &entry, sizeof(entry), page.v * sizeof(entry));
-    if (r < 0)
-        return (int)r;
-    if (r != (long)sizeof(entry))
-        return 0;
-    return entry_exclusive(entry);
+    uint64_t entry = 0;
+    int error = entry_read(fd, page, &entry);
+    return error ? error : entry_exclusive(entry);
 }

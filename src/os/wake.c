@@ -32,13 +32,14 @@ int sp_wake_open(int *ret_fd, int *ret_tid) {
 
 /*
  * A signal of this kind that was sent to the process, and that no thread took at once because all block it,
- * is read here too: it goes on to the main thread, as it came (rt_tgsigqueueinfo(2)).
+ * is read here too: it goes on to the main thread. As one that was queued (sigqueue(3)) by who sent it: a
+ * thread cannot send another what looks like kill(2)'s, rt_tgsigqueueinfo(2) refuses its codes.
  */
 static void pass_on(const struct signalfd_siginfo *from) {
     long pid = sp_syscall(SYS_getpid);
-    siginfo_t info = {.si_signo = WAKE_SIGNAL, .si_errno = from->ssi_errno, .si_code = SI_QUEUE};
     if (from->ssi_code == SI_TKILL && from->ssi_pid == (uint32_t)pid)
         return;
+    siginfo_t info = {.si_signo = WAKE_SIGNAL, .si_errno = from->ssi_errno, .si_code = SI_QUEUE};
     info.si_pid = (pid_t)from->ssi_pid;
     info.si_uid = from->ssi_uid;
     info.si_value.sival_ptr = (void *)(uintptr_t)from->ssi_ptr;

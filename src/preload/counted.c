@@ -11,8 +11,6 @@
  * two comparisons. The names with an x are those of programs built before version 2.33 of the C library.
  */
 #include <dirent.h>
-#include <dlfcn.h>
-#include <errno.h>
 #include <fcntl.h>
 #include <sys/stat.h>
 
@@ -34,66 +32,43 @@ static bool was_counted(const struct stat *seen) {
            single_make_room();
 }
 
-/* What comes after us: another preloaded library, or the C library, which does not give out its old names
- * without their version. */
-static void *next(const char *name, const char *version) {
-    return version ? dlvsym(RTLD_NEXT, name, version) : dlsym(RTLD_NEXT, name);
-}
-
-/* Defines names_NAME in front of the C library's function. */
-#define COUNTED(name, version, parameters, arguments)                                                        \
-    static int(*real_##name) parameters;                                                                     \
-    int names_##name parameters SHIM_NAME(#name);                                                            \
-    int names_##name parameters {                                                                            \
-        if (!real_##name) {                                                                                  \
-            errno = ENOSYS;                                                                                  \
-            return -1;                                                                                       \
-        }                                                                                                    \
-        int r = real_##name arguments;                                                                       \
-        return r == 0 && was_counted(seen) ? real_##name arguments : r;                                      \
-    }                                                                                                        \
-    static void find_##name(void) {                                                                          \
-        real_##name = (int(*) parameters)next(#name, version);                                               \
-    }
-
 /* struct stat64 is the same. */
 #define PATH const char *path, struct stat *seen
 #define AT   int fd, const char *path, struct stat *seen, int flags
-COUNTED(stat, NULL, (PATH), (path, seen))
-COUNTED(stat64, NULL, (PATH), (path, seen))
-COUNTED(fstatat, NULL, (AT), (fd, path, seen, flags))
-COUNTED(fstatat64, NULL, (AT), (fd, path, seen, flags))
-COUNTED(__xstat, "GLIBC_2.2.5", (int kind, PATH), (kind, path, seen))
-COUNTED(__xstat64, "GLIBC_2.2.5", (int kind, PATH), (kind, path, seen))
-COUNTED(__fxstatat, "GLIBC_2.4", (int kind, AT), (kind, fd, path, seen, flags))
-COUNTED(__fxstatat64, "GLIBC_2.4", (int kind, AT), (kind, fd, path, seen, flags))
+/* Name, version, parameters, arguments. */
+#define COUNTED(X)                                                                                           \
+    X(stat, NULL, (PATH), (path, seen))                                                                      \
+    X(stat64, NULL, (PATH), (path, seen))                                                                    \
+    X(fstatat, NULL, (AT), (fd, path, seen, flags))                                                          \
+    X(fstatat64, NULL, (AT), (fd, path, seen, flags))                                                        \
+    X(__xstat, "GLIBC_2.2.5", (int kind, PATH), (kind, path, seen))                                          \
+    X(__xstat64, "GLIBC_2.2.5", (int kind, PATH), (kind, path, seen))                                        \
+    X(__fxstatat, "GLIBC_2.4", (int kind, AT), (kind, fd, path, seen, flags))                                \
+    X(__fxstatat64, "GLIBC_2.4", (int kind, AT), (kind, fd, path, seen, flags))
 
-static DIR *(*real_opendir)(const char *);
+#define DEFINE(name, version, parameters, arguments)                                                         \
+    SHIM_NEXT(int, name, -1, parameters, arguments)                                                          \
+    int names_##name parameters SHIM_NAME(#name);                                                            \
+    int names_##name parameters {                                                                            \
+        int r = next_##name arguments;                                                                       \
+        return r == 0 && was_counted(seen) ? next_##name arguments : r;                                      \
+    }
+COUNTED(DEFINE)
+
+SHIM_NEXT(DIR *, opendir, NULL, (const char *path), (path))
 
 /* Who lists the directory begins to do so after this. */
 DIR *names_opendir(const char *path) SHIM_NAME("opendir");
 DIR *names_opendir(const char *path) {
     struct stat seen;
-    if (!real_opendir) {
-        errno = ENOSYS;
-        return NULL;
-    }
-    DIR *d = real_opendir(path);
+    DIR *d = next_opendir(path);
     if (d && single_is_near() && sp_syscall(SYS_fstat, dirfd(d), &seen) == 0)
         (void)was_counted(&seen);
     return d;
 }
 
-/* Not when they are called: that would end what dlerror has to say to the program, and stat may be called by
- * a signal handler. */
+#define FIND(name, version, parameters, arguments) SHIM_FIND(name, version);
 void counted_init(void) {
-    find_stat();
-    find_stat64();
-    find_fstatat();
-    find_fstatat64();
-    find___xstat();
-    find___xstat64();
-    find___fxstatat();
-    find___fxstatat64();
-    real_opendir = (DIR * (*)(const char *)) next("opendir", NULL);
+    COUNTED(FIND)
+    SHIM_FIND(opendir, NULL);
 }

@@ -15,7 +15,6 @@
  *
  * A child of vfork or clone(CLONE_VM) shares memory: nothing to do.
  */
-#include <dlfcn.h>
 #include <errno.h>
 #include <linux/sched.h>
 #include <pthread.h>
@@ -27,8 +26,9 @@
 #include "preload/names.h"
 #include "preload/shim.h"
 
-static int (*real_clone)(int (*)(void *), void *, int, void *, void *, void *, void *);
-static int (*real_fork)(void);
+#define CLONE (int (*fn)(void *), void *stack, int flags, void *arg, void *ptid, void *tls, void *ctid)
+SHIM_NEXT(int, _Fork, -1, (void), ())
+SHIM_NEXT(int, clone, -1, CLONE, (fn, stack, flags, arg, ptid, tls, ctid))
 
 static void before(void) {
     if (shim.engine)
@@ -113,20 +113,18 @@ long fork_call(const struct call *c) {
 }
 
 void fork_init(void) {
-    real_clone =
-        (int (*)(int (*)(void *), void *, int, void *, void *, void *, void *))dlsym(RTLD_NEXT, "clone");
-    real_fork = (int (*)(void))dlsym(RTLD_NEXT, "_Fork");
+    SHIM_FIND(_Fork, NULL);
+    SHIM_FIND(clone, NULL);
+}
+
+void fork_watch(void) {
     pthread_atfork(before, after_parent, after_child);
 }
 
 /* _Fork(3): fork without handlers; may be called in a signal handler. */
 int names_Fork(void) {
-    if (!real_fork) {
-        errno = ENOSYS;
-        return -1;
-    }
     before();
-    int pid = real_fork();
+    int pid = next__Fork();
     int saved = errno;
     if (pid == 0)
         after_child_partly(false);
@@ -150,14 +148,11 @@ static int child_main(void *p) {
 
 int names_clone(int (*fn)(void *), void *stack, int flags, void *arg, void *parent_tid, void *tls,
                 void *child_tid) {
-    if (!real_clone)
-        real_clone =
-            (int (*)(int (*)(void *), void *, int, void *, void *, void *, void *))dlsym(RTLD_NEXT, "clone");
     if (!shim.engine || (flags & CLONE_VM) || !fn || !stack)
-        return real_clone(fn, stack, flags, arg, parent_tid, tls, child_tid);
+        return next_clone(fn, stack, flags, arg, parent_tid, tls, child_tid);
     struct child c = {fn, arg};
     before();
-    int pid = real_clone(child_main, stack, flags, &c, parent_tid, tls, child_tid);
+    int pid = next_clone(child_main, stack, flags, &c, parent_tid, tls, child_tid);
     int saved = errno;
     after_parent();
     errno = saved;

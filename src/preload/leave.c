@@ -16,6 +16,8 @@
 
 #include "preload/shim.h"
 
+#define VARIABLE "LD_PRELOAD="
+
 static const char *const runtimes[] = {"libasan.so", "libtsan.so", "liblsan.so", "libhwasan.so",
                                        "libclang_rt.asan"};
 
@@ -68,34 +70,39 @@ static const char *own_path(void) {
     return same ? name : "/proc/self/exe";
 }
 
-void leave_if_sanitized(char **argv, char **environment) {
-    static const char variable[] = "LD_PRELOAD=";
-    char before[4096];
-    char **at = environment;
+/* The entry of LD_PRELOAD; NULL: there is none. */
+static char **preload_entry(char **environment) {
+    while (*environment && strncmp(*environment, VARIABLE, strlen(VARIABLE)))
+        environment++;
+    return *environment ? environment : NULL;
+}
 
-    while (*at && strncmp(*at, variable, sizeof(variable) - 1))
-        at++;
-    if (!*at || !has_runtime())
-        return;
-    /* Started by the dynamic linker as a command, which has taken its own arguments away: nothing to go by.
-     */
-    if (!getauxval(AT_BASE) || strlen(*at) >= sizeof(before))
-        return;
-    char *entry = *at, **gap = at;
-    strcpy(before, entry);
-    if (!list_restore(entry + sizeof(variable) - 1))
-        return;
-    if (!entry[sizeof(variable) - 1])
-        do
-            gap[0] = gap[1];
-        while (*gap++);
-    sp_syscall(SYS_execve, own_path(), argv, environment);
-    if (*at != entry) { /* the program runs on here: as it was */
-        for (gap = at; *gap; gap++)
-            ;
-        for (; gap > at; gap--)
-            gap[0] = gap[-1];
+/* Executes the program anew, with `entry` in place of the one that is there, or with none where nothing is
+ * left in it. Where that fails the environment is as it was, for the program to run on with. */
+static void execute(char **argv, char **environment, char **at, char *entry) {
+    char *was = *at;
+    size_t behind = 1; /* entries after this one, the NULL at the end included */
+    while (at[behind])
+        behind++;
+    bool empty = !entry[strlen(VARIABLE)];
+    if (empty)
+        memmove(at, at + 1, behind * sizeof(*at));
+    else
         *at = entry;
-    }
-    strcpy(entry, before);
+    sp_syscall(SYS_execve, own_path(), argv, environment);
+    if (empty)
+        memmove(at + 1, at, behind * sizeof(*at));
+    *at = was;
+}
+
+void leave_if_sanitized(char **argv, char **environment) {
+    char **at = preload_entry(environment);
+    char entry[4096];
+    /* Without AT_BASE: started by the dynamic linker as a command, which has taken its own arguments away:
+     * nothing to go by. */
+    if (!at || !has_runtime() || !getauxval(AT_BASE) || strlen(*at) >= sizeof(entry))
+        return;
+    memcpy(entry, *at, strlen(*at) + 1);
+    if (list_restore(entry + strlen(VARIABLE)))
+        execute(argv, environment, at, entry);
 }

@@ -4,11 +4,16 @@
  */
 #include "preload/names.h"
 
+#include <dlfcn.h>
 #include <errno.h>
 #include <sys/types.h>
 #include <sys/uio.h>
 
 #include "preload/shim.h"
+
+void *names_next(const char *name, const char *version) {
+    return version ? dlvsym(RTLD_NEXT, name, version) : dlsym(RTLD_NEXT, name);
+}
 
 /* As the C library: a value from -4095 to -1 is an error. errno is left alone otherwise. */
 static long finish(long r) {

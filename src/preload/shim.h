@@ -185,14 +185,22 @@ bool single_make_room(void);
 
 /* fork.c ---------------------------------------------------------------------------------------------- */
 
-/* From the constructor: pthread_atfork, and the C library's own functions that ours stand in front of. */
+/* From the constructor, in every process: what its names go on to. */
 void fork_init(void);
-
-/* Looks up the functions that the names of counted.c and identity.c go on to. In the constructor. */
-void counted_init(void);
-void identity_init(void);
+/* And where there is an engine: pthread_atfork. */
+void fork_watch(void);
 /* A raw fork, clone or clone3 whose child has a copy of this stack. */
 long fork_call(const struct call *c);
+
+/* counted.c ------------------------------------------------------------------------------------------- */
+
+/* From the constructor, in every process: what its names go on to. */
+void counted_init(void);
+
+/* identity.c ------------------------------------------------------------------------------------------ */
+
+/* Likewise. */
+void identity_init(void);
 
 /* leave.c --------------------------------------------------------------------------------------------- */
 

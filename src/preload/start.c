@@ -58,13 +58,13 @@ static void start(char **environment) {
     const char *set = environment_get(environment, "SAMEPAGE_SET");
     const char *alive = environment_get(environment, "SAMEPAGE_ALIVE");
     struct sp_settings settings;
-    const char *scope_text = environment_get(environment, "SAMEPAGE_SCOPE");
-    enum sp_scope scope;
+    enum sp_scope scope = SP_SCOPE_DEFAULT;
+    bool scope_known = sp_scope_parse(environment_get(environment, "SAMEPAGE_SCOPE"), &scope);
     struct sp_link *link;
     struct sp_engine *engine;
     char error[256] = "";
 
-    loader_init(socket && sp_scope_parse(scope_text, &scope) && scope == SP_SCOPE_ALL);
+    loader_init(socket && scope_known && scope == SP_SCOPE_ALL);
     if (!socket)
         return;
     if (alive && *alive)
@@ -74,7 +74,7 @@ static void start(char **environment) {
         complain(environment, "SAMEPAGE_SET", error);
         return;
     }
-    if (!sp_scope_parse(scope_text, &scope)) {
+    if (!scope_known) {
         complain(environment, "SAMEPAGE_SCOPE", "neither 'all' nor 'advised'");
         return;
     }
@@ -94,7 +94,7 @@ static void start(char **environment) {
     sp_engine_mappings(engine, shim_mappings);
     shim.all = scope == SP_SCOPE_ALL;
     shim.allowed_bytes = settings.v[SP_SETTING_worker_start_kbytes] * 1024;
-    fork_init();
+    fork_watch();
     /* From here on the interposed calls see it; there is only this thread. */
     shim.engine = engine;
 }
@@ -103,7 +103,8 @@ __attribute__((constructor)) static void construct(int argc, char **argv, char *
     int saved = errno;
     (void)argc;
     leave_if_sanitized(argv, environment);
-    counted_init(); /* also where nothing is merged: the names go on to the C library's */
+    fork_init(); /* also where nothing is merged: the names go on to the C library's */
+    counted_init();
     identity_init();
     start(environment);
     errno = saved;

@@ -23,6 +23,8 @@
 
 #include <samepage/samepage.h>
 
+#include "../child.h"
+
 #define PAGE SAMEPAGE_PAGE_SIZE
 /* Long enough for any machine, so that its end means "never". */
 #define LONG_MS 120000
@@ -194,27 +196,5 @@ static inline void pair_free(struct pair *p) {
     pages_free(p->a, p->n);
     pages_free(p->b, p->n);
 }
-
-/* Runs `body` in a child; its value is the child's exit status, which is returned (-1: ended otherwise). */
-static inline int in_child(int (*body)(void *arg), void *arg) {
-    fflush(NULL);
-    pid_t pid = fork();
-    if (pid == 0)
-        _exit(body(arg));
-    int status;
-    if (pid < 0 || waitpid(pid, &status, 0) != pid)
-        return -1;
-    return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
-}
-
-/* In a child a failed condition is its exit status, because a failed cmocka assertion must not run on in a
- * copy of the test. */
-#define CHILD_CHECK(condition)                                                                               \
-    do {                                                                                                     \
-        if (!(condition)) {                                                                                  \
-            fprintf(stderr, "%s:%d: not so in the child: %s\n", __FILE__, __LINE__, #condition);             \
-            return __LINE__ % 251 + 1;                                                                       \
-        }                                                                                                    \
-    } while (0)
 
 #endif

@@ -579,6 +579,27 @@ static void a_full_page_is_not_guessed_either(void **state) {
     assert_true(second.v != first.v && ask(w.c, probing(1, 7)).store.v == second.v);
 }
 
+/* Nor does a page that follows another one lead to it. */
+static void a_full_page_is_not_followed_to(void **state) {
+    struct sp_answer answers[2];
+    struct sp_query series[2] = {probing(1, 7), probing(2, 8)};
+    sp_domain_limit_sharing(w.d, 2);
+    for (size_t i = 0; i < 2; i++) {
+        expect(w.a, series[i], SP_ANSWER_UNKNOWN);
+        expect(w.b, series[i], SP_ANSWER_SEND);
+        (void)publish(w.b, series[i]);
+    }
+    expect(w.a, series[1], SP_ANSWER_SHARE);
+    sp_domain_ask(w.d, w.c, series, 2, answers); /* the first has room, the second is full */
+    assert_int_equal(answers[0].kind, SP_ANSWER_SHARE);
+    assert_int_equal(answers[1].kind, SP_ANSWER_UNKNOWN);
+    assert_true(full_pages() == 1);
+    sp_domain_limit_sharing(w.d, SP_UNBOUNDED_SHARING);
+    sp_domain_ask(w.d, w.c, series, 2, answers); /* and closed by now */
+    assert_int_equal(answers[0].kind, SP_ANSWER_SHARE);
+    assert_int_equal(answers[1].kind, SP_ANSWER_UNKNOWN);
+}
+
 /* A lower limit takes nothing from those who share already. */
 static void a_limit_of_sharers_can_change(void **state) {
     sp_store_page store = make_stable(w.a, w.b, 1, 7);
@@ -721,31 +742,56 @@ static void the_probe_of_a_whole_must_be_one(void **state) {
     assert_false(was_hinted(w.a, 1));
 }
 
+/* Another content with the probe of `fp`, which b publishes. */
+static sp_store_page make_hidden(uint64_t page, uint64_t fp) {
+    struct sp_query q = resembling(page, fp, 1);
+    struct sp_answer a;
+    expect(w.a, resembling(page + SP_WINDOW_PAGES, fp, 1), SP_ANSWER_UNKNOWN);
+    expect(w.b, q, SP_ANSWER_SEND);
+    sp_domain_publish(w.d, w.b, q, q.fp, &a);
+    assert_int_equal(sp_domain_publish_commit(w.d, w.b, q, q.fp, probing(0, fp).fp, a.store), 0);
+    return a.store;
+}
+
 /* Two contents with one probe: by the probe the older is found, and when it has gone nobody is told that
  * there is nothing. */
 static void a_hidden_page_is_found_by_refining(void **state) {
-    struct sp_answer a;
     sp_store_page first = make_stable(w.a, w.b, 1, 7);
-    expect(w.a, resembling(1, 7, 1), SP_ANSWER_UNKNOWN);
-    expect(w.b, resembling(2, 7, 1), SP_ANSWER_SEND);
-    sp_fp whole = resembling(0, 7, 1).fp;
-    sp_domain_publish(w.d, w.b, resembling(2, 7, 1), whole, &a);
-    assert_int_equal(
-        sp_domain_publish_commit(w.d, w.b, resembling(2, 7, 1), whole, probing(0, 7).fp, a.store), 0);
+    sp_store_page hidden = make_hidden(2, 7);
     assert_true(ask(w.c, probing(3, 7)).store.v == first.v);
-    assert_true(ask(w.c, resembling(3, 7, 1)).store.v == a.store.v);
+    assert_true(ask(w.c, resembling(3, 7, 1)).store.v == hidden.v);
     sp_domain_client_remove(w.d, w.c);
     sp_domain_release_done(w.d, w.b, 1);
     assert_int_equal(sp_domain_release(w.d, w.b, first, 1, 1), 0);
     assert_true(sp_domain_references(w.d, first) == 0);
     expect(w.a, probing(4, 7), SP_ANSWER_REFINE);
-    assert_true(ask(w.a, resembling(4, 7, 1)).store.v == a.store.v);
+    assert_true(ask(w.a, resembling(4, 7, 1)).store.v == hidden.v);
     /* Whoever would publish it again is given it. */
     expect(w.a, (struct sp_query){{5}, {UINT64_C(5) << 40}}, SP_ANSWER_UNKNOWN);
     expect(w.b, (struct sp_query){{6}, {UINT64_C(5) << 40}}, SP_ANSWER_SEND);
     struct sp_answer again;
-    sp_domain_publish(w.d, w.b, (struct sp_query){{6}, {UINT64_C(5) << 40}}, whole, &again);
-    assert_true(again.kind == SP_ANSWER_SHARE && again.store.v == a.store.v);
+    sp_domain_publish(w.d, w.b, (struct sp_query){{6}, {UINT64_C(5) << 40}}, resembling(0, 7, 1).fp, &again);
+    assert_true(again.kind == SP_ANSWER_SHARE && again.store.v == hidden.v);
+}
+
+/* What follows in the client is looked for where it follows in the store, whatever else has its probe, for as
+ * long as it is there. */
+static void a_run_is_answered_by_a_run(void **state) {
+    sp_store_page older = make_stable(w.a, w.b, 5, 8);
+    sp_store_page first = make_stable(w.a, w.b, 1024, 7), second = make_hidden(1025, 8);
+    assert_true(second.v == first.v + 1);
+    struct sp_query run[] = {probing(3000, 7), probing(3001, 8)};
+    struct sp_answer a[2];
+    sp_domain_ask(w.d, w.c, run, 2, a);
+    assert_true(a[0].kind == SP_ANSWER_SHARE && a[0].store.v == first.v);
+    assert_true(a[1].kind == SP_ANSWER_SHARE && a[1].store.v == second.v);
+    assert_true(ask(w.c, probing(4000, 8)).store.v == older.v);
+
+    sp_domain_client_remove(w.d, w.c);
+    sp_domain_release_done(w.d, w.b, 1);
+    assert_int_equal(sp_domain_release(w.d, w.b, second, 1, 1), 0);
+    sp_domain_ask(w.d, w.a, run, 2, a);
+    assert_true(a[0].store.v == first.v && a[1].store.v == older.v);
 }
 
 /* When the last whole fingerprint with its trace has gone, a probe is alone again. */
@@ -806,6 +852,7 @@ int main(void) {
         domain_test(limits_decline),
         domain_test(a_full_page_is_offered_no_more),
         domain_test(a_full_page_is_not_guessed_either),
+        domain_test(a_full_page_is_not_followed_to),
         domain_test(a_limit_of_sharers_can_change),
         domain_test(too_many_waiters_are_declined),
         domain_test(a_late_commit_changes_nothing),
@@ -818,6 +865,7 @@ int main(void) {
         domain_test(one_that_asks_between_refine_and_the_whole_is_hinted),
         domain_test(the_probe_of_a_whole_must_be_one),
         domain_test(a_hidden_page_is_found_by_refining),
+        domain_test(a_run_is_answered_by_a_run),
         domain_test(the_sieve_empties),
         domain_test(the_sieve_does_not_overflow),
         domain_test(kinds_of_fingerprints_are_checked),

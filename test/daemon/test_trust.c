@@ -22,6 +22,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "../child.h"
 #include "daemon/host.h"
 #include "os/socket.h"
 #include "os/store.h"
@@ -38,20 +39,6 @@ static int setup(void **state) {
 static int teardown(void **state) {
     daemon_stop(&d);
     return 0;
-}
-
-/* Runs in a child, so that it may change its user; the status is the body's. */
-static int in_child(int (*body)(void)) {
-    pid_t pid = fork();
-    assert_true(pid >= 0);
-    if (!pid) {
-        alarm(60);
-        _exit(body());
-    }
-    int status;
-    assert_int_equal(waitpid(pid, &status, 0), pid);
-    assert_true(WIFEXITED(status));
-    return WEXITSTATUS(status);
 }
 
 /* A memfd of which `bytes` are there, mapped shared. */
@@ -91,7 +78,7 @@ static void test_token_stays_empty(void **state) {
 }
 
 /* A daemon that somebody else listens as; ours to connect to. */
-static int body_others_daemon(void) {
+static int body_others_daemon(void *unused) {
     char path[64];
     int fd;
     struct sp_link *l;
@@ -109,10 +96,10 @@ static int body_others_daemon(void) {
 static void test_others_daemon(void **state) {
     if (geteuid())
         skip();
-    assert_int_equal(in_child(body_others_daemon), 0);
+    assert_int_equal(in_child(body_others_daemon, NULL), 0);
 }
 
-static int body_other_user(void) {
+static int body_other_user(void *unused) {
     struct sp_welcome w, other;
     struct sp_query q = {.page = {1}, .fp = {1}};
     struct sp_answer a;
@@ -135,10 +122,10 @@ static int body_other_user(void) {
 static void test_becoming_another_user(void **state) {
     if (geteuid())
         skip();
-    assert_int_equal(in_child(body_other_user), 0);
+    assert_int_equal(in_child(body_other_user, NULL), 0);
 }
 
-static int body_join_as_nobody(void) {
+static int body_join_as_nobody(void *unused) {
     struct sp_welcome w;
     struct sp_link *l;
     if (setresuid(NOBODY, NOBODY, NOBODY) || sp_remote_link_new(d.socket, &l))
@@ -163,7 +150,7 @@ static int join_and_leave(void) {
 }
 
 /* In a process of its own, for the lower limit. */
-static int body_too_many_families(void) {
+static int body_too_many_families(void *unused) {
     struct rlimit small = {.rlim_cur = 256, .rlim_max = 256};
     int joined = 0, error = 0;
     if (setrlimit(RLIMIT_NOFILE, &small))
@@ -173,7 +160,7 @@ static int body_too_many_families(void) {
         return 2;
     while (joined < 256 && !(error = join_and_leave()))
         joined++;
-    int nobody = in_child(body_join_as_nobody);
+    int nobody = in_child(body_join_as_nobody, NULL);
     daemon_stop(&d);
     return error != -EUSERS ? 3 : joined != 64 ? 4 : nobody ? 5 : 0;
 }
@@ -182,7 +169,7 @@ static int body_too_many_families(void) {
 static void test_too_many_families(void **state) {
     if (geteuid())
         skip();
-    assert_int_equal(in_child(body_too_many_families), 0);
+    assert_int_equal(in_child(body_too_many_families, NULL), 0);
 }
 
 static int closed_by_hook;

@@ -23,6 +23,7 @@
 
 #include <cmocka.h>
 
+#include "../child.h"
 #include "merge/engine.h"
 #include "merge/local.h"
 #include "os/kernel.h"
@@ -84,6 +85,12 @@ static inline bool page_is_zero(const void *page) {
 static inline void fill(uint8_t *p, size_t pages, uint64_t seed) {
     for (size_t i = 0; i < pages; i++)
         page_fill(p + i * PAGE, seed, i);
+}
+
+/* The second half has the content of the first: each page has a twin. */
+static inline void fill_twins(uint8_t *p, size_t pages, uint64_t seed) {
+    fill(p, pages / 2, seed);
+    memcpy(p + pages / 2 * PAGE, p, pages / 2 * PAGE);
 }
 
 /* How many of the pages are not what fill() wrote. */
@@ -161,29 +168,6 @@ static inline uint64_t threads_now(void) {
     return proc_number("/proc/self/status", "Threads:");
 }
 
-/* Runs `body` in a child; its value is the child's exit status, which is returned (-1: ended otherwise). */
-static inline int in_child(int (*body)(void *arg), void *arg) {
-    fflush(NULL);
-    pid_t pid = fork();
-    if (pid == 0) {
-        watchdog(100); /* not inherited */
-        _exit(body(arg));
-    }
-    int status;
-    if (pid < 0 || waitpid(pid, &status, 0) != pid)
-        return -1;
-    return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
-}
-
-/* Line number of the failed condition as the child's exit status (mod 251, never 0). */
-#define CHILD_CHECK(condition)                                                                               \
-    do {                                                                                                     \
-        if (!(condition)) {                                                                                  \
-            fprintf(stderr, "%s:%d: not so in the child: %s\n", __FILE__, __LINE__, #condition);             \
-            return __LINE__ % 251 + 1;                                                                       \
-        }                                                                                                    \
-    } while (0)
-
 static inline void require_uffd(void) {
     uint64_t features;
     int r = sp_uffd_features(-1, &features);
@@ -218,6 +202,14 @@ static inline uint64_t rig_add(struct engine_rig *r, const void *p, size_t bytes
     sp_engine_unlock(r->engine);
     must(error, "add");
     return eligible;
+}
+
+/* New memory, registered, in which each page has a twin. */
+static inline uint8_t *rig_twins(struct engine_rig *r, size_t bytes, uint64_t seed) {
+    uint8_t *p = memory_new(bytes);
+    fill_twins(p, bytes / PAGE, seed);
+    rig_add(r, p, bytes);
+    return p;
 }
 
 static inline int rig_settle(struct engine_rig *r) {

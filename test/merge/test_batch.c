@@ -4,16 +4,13 @@
  * afterwards (I6), that attributes are carried over (H7), and that a process at its limit of mappings keeps
  * its pages (H4).
  */
-#include "merge_test.h"
+#include "batch_rig.h"
 
 #include <liburing.h>
-
-#include "merge/batch.h"
 
 #define STORE_AT 1000 /* store pages begin somewhere inside the segment */
 
 struct rig {
-    int uffd;
     uint8_t *window;
     struct sp_segment segment;
     void *view;
@@ -22,30 +19,16 @@ struct rig {
 };
 
 static void rig_open(struct rig *r) {
-    memset(r, 0, sizeof(*r));
-    must(sp_uffd_new(-1, &r->uffd), "userfaultfd");
-    must(sp_uffd_enable(r->uffd, SP_UFFD_NEEDED), "enable");
+    batch_open(&r->batch, false, &r->segment, &r->view);
     r->window = memory_new(SP_WINDOW_SIZE);
-    r->batch.scratch = memory_new(SP_WINDOW_SIZE);
-    must(sp_advise((uintptr_t)r->batch.scratch, SP_WINDOW_SIZE, MADV_DONTFORK), "dontfork");
-    must(sp_uffd_register(r->uffd, (uintptr_t)r->batch.scratch, SP_WINDOW_SIZE, SP_UFFD_MODE_MISSING),
-         "scratch");
-    must(sp_uffd_register(r->uffd, (uintptr_t)r->window, SP_WINDOW_SIZE, SP_UFFD_MODE_WP), "arm");
-    must(sp_segment_init(&r->segment), "segment");
-    must(sp_map_file(r->segment.fd_shared, 0, SP_SEGMENT_PAGES * PAGE, false, &r->view), "view");
-    r->batch.uffd = r->uffd;
-    must(sp_pagemap_open(&r->batch.pagemap), "pagemap");
+    batch_arm(&r->batch, r->window, SP_WINDOW_SIZE);
     r->batch.base = (uintptr_t)r->window;
     r->batch.runs = r->runs;
 }
 
 static void rig_close(struct rig *r) {
     memory_free(r->window, SP_WINDOW_SIZE);
-    memory_free(r->batch.scratch, SP_WINDOW_SIZE);
-    must(sp_unmap(r->view, SP_SEGMENT_PAGES * PAGE), "unmap view");
-    sp_segment_deinit(&r->segment);
-    close(r->batch.pagemap);
-    close(r->uffd);
+    batch_close(&r->batch, &r->segment, r->view);
 }
 
 /* A run whose store pages hold content 1 of their slots. */
@@ -203,8 +186,10 @@ static void test_quiescent(void **state) {
     slot_page(&r, 5)[7] ^= 1;
     run_add_zeros(&r, 20, 3);
     memset(slot_page(&r, 20), 0, 2 * PAGE);
+    int uffd = r.batch.uffd;
     r.batch.uffd = -1;
     sp_batch_run(&r.batch);
+    r.batch.uffd = uffd;
     assert_outcomes(&r, 0, "mmmmmcmm------------zzc-");
     assert_false(page_present(slot_page(&r, 20)));
     slot_page(&r, 5)[7] ^= 1;

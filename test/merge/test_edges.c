@@ -5,18 +5,16 @@
  * that the kernel refuses to make again, a program that forbids itself descriptors, regions that a program
  * protects page by page.
  */
-#include "merge_test.h"
+#include "batch_rig.h"
 
 #include <sys/resource.h>
 
-#include "merge/batch.h"
 #include "merge/state.h"
 #include "os/fault.h"
 
 #define RUN_PAGES 8
 
 struct rig {
-    int uffd;
     uint8_t *window;
     struct sp_segment segment;
     void *view;
@@ -26,24 +24,13 @@ struct rig {
 
 /* A window of content 1 whose pages from `slot` on are in the store too. */
 static void rig_open(struct rig *r, uint8_t *window, unsigned slot) {
-    memset(r, 0, sizeof(*r));
-    must(sp_uffd_new(-1, &r->uffd), "userfaultfd");
-    must(sp_uffd_enable(r->uffd, SP_UFFD_NEEDED | SP_UFFD_EVENT_FORK), "enable");
+    batch_open(&r->batch, true, &r->segment, &r->view);
     r->window = window;
     fill(r->window, SP_WINDOW_PAGES, 1);
-    r->batch.scratch = memory_new(SP_WINDOW_SIZE);
-    must(sp_advise((uintptr_t)r->batch.scratch, SP_WINDOW_SIZE, MADV_DONTFORK), "dontfork");
-    must(sp_uffd_register(r->uffd, (uintptr_t)r->batch.scratch, SP_WINDOW_SIZE, SP_UFFD_MODE_MISSING),
-         "scratch");
-    must(sp_uffd_register(r->uffd, (uintptr_t)r->window, SP_WINDOW_SIZE, SP_UFFD_MODE_WP), "arm");
-    must(sp_segment_init(&r->segment), "segment");
-    must(sp_map_file(r->segment.fd_shared, 0, SP_SEGMENT_PAGES * PAGE, false, &r->view), "view");
+    batch_arm(&r->batch, r->window, SP_WINDOW_SIZE);
     must(sp_segment_write_many(&r->segment, 0, r->window + slot * PAGE, RUN_PAGES), "store");
     r->run = (struct sp_batch_run){
         .slot = slot, .pages = RUN_PAGES, .expected = r->view, .fd = r->segment.fd_shared};
-    r->batch.uffd = r->uffd;
-    must(sp_pagemap_open(&r->batch.pagemap), "pagemap");
-    r->batch.fork_events = true;
     r->batch.base = (uintptr_t)r->window;
     r->batch.runs = &r->run;
     r->batch.n = 1;
@@ -51,11 +38,7 @@ static void rig_open(struct rig *r, uint8_t *window, unsigned slot) {
 
 static void rig_close(struct rig *r) {
     memory_free(r->window, SP_WINDOW_SIZE);
-    memory_free(r->batch.scratch, SP_WINDOW_SIZE);
-    must(sp_unmap(r->view, SP_SEGMENT_PAGES * PAGE), "unmap view");
-    sp_segment_deinit(&r->segment);
-    close(r->batch.pagemap);
-    close(r->uffd);
+    batch_close(&r->batch, &r->segment, r->view);
 }
 
 /* ---- a child between freeze and remap (H3) ---- */
@@ -129,7 +112,7 @@ static void clone_before_remap_run(bool twice, unsigned unread) {
     for (unsigned i = 16; i < 16 + RUN_PAGES; i++)
         assert_int_equal(r->batch.outcome[i], SP_OUTCOME_MERGED);
     assert_int_equal(r->batch.forks, 1);
-    sp_batch_forks(r->uffd); /* where the batch has forgotten it, the test shall fail, not hang */
+    sp_batch_forks(r->batch.uffd); /* where the batch has forgotten it, the test shall fail, not hang */
     pthread_join(thread, NULL);
     assert_int_equal(fork_in_batch.status, 0);
     rig_close(r);

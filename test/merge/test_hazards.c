@@ -60,10 +60,7 @@ static long announced_child(struct sp_engine *e, const uint8_t *p, size_t pages,
 static void family_holds(bool raw) {
     struct engine_rig r;
     rig_init(&r, NULL);
-    uint8_t *a = memory_new(N);
-    fill(a, PAGES / 2, 1);
-    memcpy(a + N / 2, a, N / 2);
-    rig_add(&r, a, N);
+    uint8_t *a = rig_twins(&r, N, 1);
     assert_true(rig_until(&r, SP_COUNTER_pages_merged, PAGES, PAGES));
     int p[2];
     must(pipe2(p, O_CLOEXEC), "pipe");
@@ -100,10 +97,7 @@ static void test_raw_clones_of_engine(void **state) {
     unsigned wrong = 0, merged = 0;
     uint64_t random = 4711;
     for (unsigned round = 0; round < 40; round++) {
-        uint8_t *a = memory_new(N);
-        fill(a, PAGES / 2, 1);
-        memcpy(a + N / 2, a, N / 2);
-        rig_add(&r, a, N);
+        uint8_t *a = rig_twins(&r, N, 1);
         long pids[4];
         for (unsigned i = 0; i < 4; i++) {
             sp_sleep_ns(random_next(&random) % 30000000);
@@ -186,10 +180,7 @@ static void test_child_works_too(void **state) {
 static int everything_registered(void *arg) {
     struct engine_rig r;
     rig_init(&r, NULL);
-    uint8_t *a = memory_new(N);
-    fill(a, PAGES / 2, 1);
-    memcpy(a + N / 2, a, N / 2);
-    rig_add(&r, a, N);
+    uint8_t *a = rig_twins(&r, N, 1);
     CHILD_CHECK(rig_settle(&r) == 0); /* the worker and all that it has is there now */
     uint64_t eligible = 0;
     sp_engine_lock(r.engine);
@@ -224,10 +215,7 @@ static void test_everything_registered(void **state) {
 static int closes_descriptors(void *arg) {
     struct engine_rig r;
     rig_init(&r, NULL);
-    uint8_t *a = memory_new(N);
-    fill(a, PAGES / 2, 1);
-    memcpy(a + N / 2, a, N / 2);
-    rig_add(&r, a, N);
+    uint8_t *a = rig_twins(&r, N, 1);
     CHILD_CHECK(rig_until(&r, SP_COUNTER_pages_merged, PAGES, PAGES));
     for (int fd = 3; fd < 200; fd++)
         close(fd);
@@ -278,10 +266,7 @@ static void test_no_thread_for_little(void **state) {
 }
 
 static int declines(struct engine_rig *r, enum sp_engine_state why) {
-    uint8_t *a = memory_new(N);
-    fill(a, PAGES / 2, 1);
-    memcpy(a + N / 2, a, N / 2);
-    rig_add(r, a, N);
+    uint8_t *a = rig_twins(r, N, 1);
     CHILD_CHECK(sp_engine_wait_settled(r->engine, 10 * SECOND_NS) < 0);
     CHILD_CHECK(sp_engine_state(r->engine) == why);
     CHILD_CHECK(rig_counter(r, SP_COUNTER_pages_merged) == 0 && !page_of_store(a));
@@ -358,8 +343,7 @@ static int becomes_unsafe(void *arg) {
     kernel_questions = 0;
     sp_fault_hook = kernel_asked;
     for (unsigned round = 1; round <= 6; round++) {
-        fill(a, PAGES / 2, round);
-        memcpy(a + N / 2, a, N / 2);
+        fill_twins(a, PAGES, round);
         rig_add(&r, a, N);
         CHILD_CHECK(rig_until(&r, SP_COUNTER_pages_merged, round * PAGES, round * PAGES));
         rig_unmap(&r, a, N);
@@ -369,8 +353,7 @@ static int becomes_unsafe(void *arg) {
     sp_fault_hook = kernel_unknown;
     sp_sleep_ns(SECOND_NS + SECOND_NS / 4);
     uint64_t before = rig_counter(&r, SP_COUNTER_pages_merged);
-    fill(b, PAGES / 2, 9);
-    memcpy(b + N / 2, b, N / 2);
+    fill_twins(b, PAGES, 9);
     rig_add(&r, b, N);
     for (unsigned i = 0; i < 3000 && sp_engine_state(r.engine) == SP_ENGINE_RUNNING; i++)
         sp_sleep_ns(SECOND_NS / 100);
@@ -402,8 +385,7 @@ static int without_userfaultfd(void *arg) {
     struct engine_rig r;
     rig_init(&r, NULL);
     uint8_t *a = memory_new(N);
-    fill(a, PAGES / 2, 1);
-    memcpy(a + N / 2, a, N / 2);
+    fill_twins(a, PAGES, 1);
     memset(a + 3 * PAGE, 0, PAGE);
     rig_add(&r, a, N);
     CHILD_CHECK(sp_engine_wait_settled(r.engine, 10 * SECOND_NS) == -EPERM);

@@ -7,6 +7,7 @@
 #include "merge_test.h"
 
 #include "merge/state.h"
+#include "os/fault.h"
 #include "os/proc.h"
 
 #define N     (4 * MIB)
@@ -24,7 +25,7 @@ static struct wrapper {
     void (*between)(void); /* after an answer with references, before the engine sees it */
     void (*before_release)(const struct sp_store_run *runs, size_t n);
     bool no_userfaultfd;
-    uint64_t pause;       /* merging is to pause; + 2 for each report that said so */
+    bool pause;           /* merging is to pause */
     const uint8_t *hint;  /* hint at all pages of its window, once */
     const uint8_t *watch; /* questions about pages of its window */
     uint64_t asked;       /* are counted here */
@@ -96,10 +97,8 @@ static int w_report(struct sp_link *l, const struct sp_report *r, bool *pause) {
     if (failing())
         return -ENOTCONN;
     int error = wrapper.inner->ops->report(wrapper.inner, r, pause);
-    if (__atomic_load_n(&wrapper.pause, __ATOMIC_RELAXED) & 1) {
+    if (!error && __atomic_load_n(&wrapper.pause, __ATOMIC_RELAXED))
         *pause = true;
-        __atomic_fetch_add(&wrapper.pause, 2, __ATOMIC_RELAXED);
-    }
     return error;
 }
 static int w_hint_fd(struct sp_link *l) {
@@ -169,11 +168,8 @@ static void scene(uint64_t fail_at, bool always) {
     int unused = sp_engine_merge(r.engine, (uintptr_t)b, (uintptr_t)b + N, false, &result);
     (void)unused;
     if (!always && fail_at % 16 == 0) { /* joins again and goes on (once a second, so not each time) */
-        uint8_t *c = memory_new(N);
         uint64_t merged = rig_counter(&r, SP_COUNTER_pages_merged);
-        fill(c, PAGES / 2, 7);
-        memcpy(c + N / 2, c, N / 2);
-        rig_add(&r, c, N);
+        uint8_t *c = rig_twins(&r, N, 7);
         assert_true(rig_until(&r, SP_COUNTER_pages_merged, merged + PAGES, UINT64_MAX));
         assert_int_equal(sp_engine_state(r.engine), SP_ENGINE_RUNNING);
         assert_true(wrapper.opened >= (fail_at > 1) + 1u || fail_at > wrapper.calls);
@@ -214,10 +210,7 @@ static void test_nothing_owed_to_another_index(void **state) {
     struct engine_rig r;
     rig_init(&r, wrap);
     wrapper.before_release = count_released;
-    uint8_t *a = memory_new(N);
-    fill(a, PAGES / 2, 1);
-    memcpy(a + N / 2, a, N / 2);
-    rig_add(&r, a, N);
+    uint8_t *a = rig_twins(&r, N, 1);
     assert_true(rig_until(&r, SP_COUNTER_pages_merged, PAGES, PAGES));
     released = 0;
     uint64_t opened = wrapper.opened;
@@ -274,18 +267,13 @@ static void test_references_before_offsets(void **state) {
     struct engine_rig r;
     rig_init(&r, wrap);
     race_rig = &r;
-    uint8_t *a = memory_new(N), *b = memory_new(N);
     /* One range holds both the publisher and its twin; then each page of it holds one reference at least. */
-    fill(a, PAGES / 2, 1);
-    memcpy(a + N / 2, a, N / 2);
-    rig_add(&r, a, N);
+    uint8_t *a = rig_twins(&r, N, 1);
     assert_true(rig_until(&r, SP_COUNTER_pages_merged, PAGES, PAGES));
     race_times = 0;
     race_owner = a;
     wrapper.between = others_give_back;
-    fill(b, PAGES / 2, 1);
-    memcpy(b + N / 2, b, N / 2);
-    rig_add(&r, b, N);
+    uint8_t *b = rig_twins(&r, N, 1);
     assert_true(rig_until(&r, SP_COUNTER_pages_merged, 2 * PAGES, 2 * PAGES));
     wrapper.between = NULL;
     assert_int_equal(race_times, 1);
@@ -314,15 +302,13 @@ static void test_changed_before_remap(void **state) {
     struct engine_rig r;
     rig_init(&r, wrap);
     uint8_t *a = memory_new(N), *b = memory_new(N);
-    fill(a, PAGES / 2, 1);
-    memcpy(a + N / 2, a, N / 2);
+    fill_twins(a, PAGES, 1);
     rig_add(&r, a, N);
     assert_true(rig_until(&r, SP_COUNTER_pages_merged, PAGES, PAGES));
     slow_memory = b;
     slow_round = 0;
     wrapper.between = everything_changes;
-    fill(b, PAGES / 2, 1);
-    memcpy(b + N / 2, b, N / 2);
+    fill_twins(b, PAGES, 1);
     rig_add(&r, b, N);
     assert_true(rig_until(&r, SP_COUNTER_pages_differed, PAGES / 2, UINT64_MAX));
     assert_int_equal(rig_settle(&r), 0);
@@ -349,8 +335,7 @@ static void test_changed_into_a_twin(void **state) {
     struct engine_rig r;
     rig_init(&r, wrap);
     uint8_t *a = memory_new(N), *b = memory_new(N), *c = memory_new(N);
-    fill(a, PAGES / 2, 1);
-    memcpy(a + N / 2, a, N / 2);
+    fill_twins(a, PAGES, 1);
     fill(c, PAGES / 2, 2);
     rig_add(&r, a, N);
     rig_add(&r, c, N);
@@ -399,10 +384,8 @@ static void test_protected_between(void **state) {
     struct engine_rig r;
     rig_init(&r, wrap);
     uint8_t *a = memory_new(N), *b = memory_new(N);
-    fill(a, PAGES / 2, 1);
-    memcpy(a + N / 2, a, N / 2);
-    fill(b, PAGES / 2, 1);
-    memcpy(b + N / 2, b, N / 2);
+    fill_twins(a, PAGES, 1);
+    fill_twins(b, PAGES, 1);
     rig_add(&r, a, N);
     assert_true(rig_until(&r, SP_COUNTER_pages_merged, PAGES, PAGES));
     protect_rig = &r;
@@ -418,6 +401,15 @@ static void test_protected_between(void **state) {
     r.engine = sp_engine_free(r.engine);
     memory_free(a, N);
     memory_free(b, N);
+}
+
+/* Memory without a twin: all that the index knows. */
+static uint8_t *known_range(struct engine_rig *r) {
+    uint8_t *p = memory_new(N);
+    fill(p, PAGES, 1);
+    rig_add(r, p, N);
+    assert_true(rig_until(r, SP_COUNTER_pages_unshared, PAGES, PAGES));
+    return p;
 }
 
 /* True: all pages of the first window of `p` were asked about since `asked` was reset. */
@@ -438,14 +430,18 @@ static void hint_at(const uint8_t *p) {
         sp_sleep_ns(SECOND_NS / 1000);
 }
 
+/* Until the worker has been told. */
+static void pause_merging(struct engine_rig *r, bool pause) {
+    __atomic_store_n(&wrapper.pause, pause, __ATOMIC_RELAXED);
+    while (__atomic_load_n(&r->engine->worker->paused, __ATOMIC_RELAXED) != pause)
+        sp_sleep_ns(SECOND_NS / 100);
+}
+
 /* Hints for pages that are read-only, or while merging is paused, are followed when that has ended. */
 static void test_hints_wait(void **state) {
     struct engine_rig r;
     rig_init(&r, wrap);
-    uint8_t *a = memory_new(N);
-    fill(a, PAGES, 1);
-    rig_add(&r, a, N);
-    assert_true(rig_until(&r, SP_COUNTER_pages_unshared, PAGES, PAGES));
+    uint8_t *a = known_range(&r);
     hint_at(a);
     assert_true(asked_within(10));
 
@@ -456,12 +452,64 @@ static void test_hints_wait(void **state) {
     protection(&r, a, PROT_READ | PROT_WRITE);
     assert_true(asked_within(10));
 
-    __atomic_store_n(&wrapper.pause, 1, __ATOMIC_RELAXED);
-    while (__atomic_load_n(&wrapper.pause, __ATOMIC_RELAXED) < 3)
-        sp_sleep_ns(SECOND_NS / 100);
+    pause_merging(&r, true);
     hint_at(a);
     passes(&r, 4);
-    __atomic_store_n(&wrapper.pause, 0, __ATOMIC_RELAXED);
+    assert_int_equal(wrapper.asked, 0);
+    pause_merging(&r, false);
+    assert_true(asked_within(10));
+    r.engine = sp_engine_free(r.engine);
+    memory_free(a, N);
+}
+
+/* Whether the window of `p` is not in the list of those with something to do, and does not come back to it.
+ */
+static bool left_alone(struct engine_rig *r, const uint8_t *p) {
+    bool queued = false;
+    for (unsigned i = 0; i < 20 && !queued; i++) {
+        sp_engine_lock(r->engine);
+        const struct sp_window *win = sp_windows_find(&r->engine->windows, window_of(p));
+        queued = win && win->queued;
+        sp_engine_unlock(r->engine);
+        sp_sleep_ns(SECOND_NS / 1000);
+    }
+    return !queued;
+}
+
+/* While pages are read-only nothing is done about a hint, pass after pass, wherever the hint was when they
+ * became so. */
+static void test_hints_at_read_only(void **state) {
+    struct engine_rig r;
+    rig_init(&r, wrap);
+    uint8_t *a = known_range(&r);
+    pause_merging(&r, true);
+    hint_at(a);
+    passes(&r, 4);
+    protection(&r, a, PROT_READ);
+    pause_merging(&r, false);
+    passes(&r, 4);
+    assert_true(left_alone(&r, a));
+    assert_int_equal(wrapper.asked, 0);
+    protection(&r, a, PROT_READ | PROT_WRITE);
+    assert_true(asked_within(10));
+    r.engine = sp_engine_free(r.engine);
+    memory_free(a, N);
+}
+
+static int refuse_windows(const char *call) {
+    return strcmp(call, "pagemap_window") ? 0 : -ENOMEM;
+}
+
+/* Hints for pages of which the kernel does not say just now whether they may be read are followed later. */
+static void test_hints_outlast_errors(void **state) {
+    struct engine_rig r;
+    rig_init(&r, wrap);
+    uint8_t *a = known_range(&r);
+    sp_fault_hook = refuse_windows;
+    hint_at(a);
+    passes(&r, 4);
+    assert_int_equal(wrapper.asked, 0);
+    sp_fault_hook = NULL;
     assert_true(asked_within(10));
     r.engine = sp_engine_free(r.engine);
     memory_free(a, N);
@@ -501,10 +549,7 @@ static bool own_attributes(void *ctx, const struct sp_mapping *m) {
 static void test_views_leave_nothing(void **state) {
     struct engine_rig r;
     rig_init(&r, wrap);
-    uint8_t *a = memory_new(N);
-    fill(a, PAGES / 2, 1);
-    memcpy(a + N / 2, a, N / 2);
-    rig_add(&r, a, N);
+    uint8_t *a = rig_twins(&r, N, 1);
     assert_true(rig_until(&r, SP_COUNTER_pages_merged, PAGES, PAGES));
     assert_int_equal(rig_settle(&r), 0);
     sp_engine_lock(r.engine);
@@ -530,6 +575,8 @@ int main(void) {
         cmocka_unit_test(test_changed_into_a_twin),
         cmocka_unit_test(test_protected_between),
         cmocka_unit_test(test_hints_wait),
+        cmocka_unit_test(test_hints_at_read_only),
+        cmocka_unit_test(test_hints_outlast_errors),
         cmocka_unit_test(test_hints_without_userfaultfd),
         cmocka_unit_test(test_views_leave_nothing),
     };

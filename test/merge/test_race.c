@@ -4,18 +4,16 @@
  * themselves and through system calls, forks that no handler sees (H3), and locking of memory. The record of
  * what must be in the memory lies elsewhere and is kept by whoever writes (I1).
  */
-#include "merge_test.h"
+#include "batch_rig.h"
 
 #include <sys/uio.h>
 
-#include "merge/batch.h"
 #include "os/fault.h"
 
 #define WINDOWS 16
 #define PAGES   (WINDOWS * SP_WINDOW_PAGES)
 
 static struct {
-    int uffd;
     uint8_t *memory;
     struct sp_segment segment;
     void *view;
@@ -39,33 +37,18 @@ static int count_copies(const char *call) {
 static void world_open(void) {
     memset(&g, 0, sizeof(g));
     g.random = 88172645463325252u;
-    must(sp_uffd_new(-1, &g.uffd), "userfaultfd");
-    must(sp_uffd_enable(g.uffd, SP_UFFD_NEEDED | SP_UFFD_EVENT_FORK), "enable");
-    g.batch.scratch = memory_new(SP_WINDOW_SIZE);
-    must(sp_advise((uintptr_t)g.batch.scratch, SP_WINDOW_SIZE, MADV_DONTFORK), "dontfork");
-    must(sp_uffd_register(g.uffd, (uintptr_t)g.batch.scratch, SP_WINDOW_SIZE, SP_UFFD_MODE_MISSING),
-         "scratch");
-    must(sp_segment_init(&g.segment), "segment");
-    must(sp_map_file(g.segment.fd_shared, 0, SP_SEGMENT_PAGES * PAGE, false, &g.view), "view");
-    must(sp_advise((uintptr_t)g.view, SP_SEGMENT_PAGES * PAGE, MADV_DONTFORK), "dontfork");
-    g.batch.uffd = g.uffd;
-    must(sp_pagemap_open(&g.batch.pagemap), "pagemap");
-    g.batch.fork_events = true;
+    batch_open(&g.batch, true, &g.segment, &g.view);
     g.batch.runs = g.runs;
 }
 
 static void memory_renew(void) {
     g.memory = memory_new(PAGES * PAGE);
     fill(g.memory, PAGES, 1);
-    must(sp_uffd_register(g.uffd, (uintptr_t)g.memory, PAGES * PAGE, SP_UFFD_MODE_WP), "arm");
+    batch_arm(&g.batch, g.memory, PAGES * PAGE);
 }
 
 static void world_close(void) {
-    memory_free(g.batch.scratch, SP_WINDOW_SIZE);
-    must(sp_unmap(g.view, SP_SEGMENT_PAGES * PAGE), "unmap view");
-    sp_segment_deinit(&g.segment);
-    close(g.batch.pagemap);
-    close(g.uffd);
+    batch_close(&g.batch, &g.segment, g.view);
 }
 
 /* Runs of up to 16 pages from `page` on, onto store pages that hold what the memory holds now; for every
@@ -310,13 +293,13 @@ static void test_raw_clone(void **state) {
             for (size_t i = page; i < page + 64; i++)
                 __atomic_fetch_add((uint64_t *)(void *)(g.memory + i * PAGE), 0, __ATOMIC_SEQ_CST);
             batch_of(page, 64, page / 64 % 2 ? 3 : 0); /* also where nothing has to be put back */
-            sp_batch_forks(g.uffd);
+            sp_batch_forks(g.batch.uffd);
         }
         stop = true;
         /* The last clone may wait for its event to be read. */
         struct timespec soon;
         do {
-            sp_batch_forks(g.uffd);
+            sp_batch_forks(g.batch.uffd);
             clock_gettime(CLOCK_REALTIME, &soon);
             soon.tv_nsec += 1000000;
             if (soon.tv_nsec >= 1000000000)

@@ -282,10 +282,7 @@ static void test_no_answer(void **state) {
 /* Twins; all of it merged. */
 static uint8_t *twins_merged(struct engine_rig *r) {
     uint64_t before = rig_counter(r, SP_COUNTER_pages_merged);
-    uint8_t *p = memory_new(N);
-    fill(p, PAGES / 2, 1);
-    memcpy(p + N / 2, p, N / 2);
-    rig_add(r, p, N);
+    uint8_t *p = rig_twins(r, N, 1);
     assert_true(rig_until(r, SP_COUNTER_pages_merged, before + PAGES, before + PAGES));
     return p;
 }

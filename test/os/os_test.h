@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What the tests of os/ share: pages with known content, userfaultfds, and children. A child reports by its
- * exit status, because a failed cmocka assertion must not run on in a copy of the test.
+ * What the tests of os/ share: pages with known content, userfaultfds, and children.
  */
 #ifndef SP_TEST_OS_H
 #define SP_TEST_OS_H
@@ -20,6 +19,7 @@
 
 #include <cmocka.h>
 
+#include "../child.h"
 #include "core/types.h"
 #include "os/kernel.h"
 #include "os/mapping.h"
@@ -117,28 +117,6 @@ static inline void require_uffd(void) {
         exit(77);
     }
 }
-
-/* Runs `body` in a child; its value is the child's exit status, which is returned (-1: ended otherwise). */
-static inline int in_child(int (*body)(void *arg), void *arg) {
-    fflush(NULL);
-    pid_t pid = fork();
-    if (pid == 0)
-        _exit(body(arg));
-    int status;
-    if (pid < 0 || waitpid(pid, &status, 0) != pid)
-        return -1;
-    return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
-}
-
-/* Line number of the failed condition as the child's exit status (mod 251, never 0). */
-#define CHILD_CHECK(condition)                                                                               \
-    do {                                                                                                     \
-        if (!(condition)) {                                                                                  \
-            fprintf(stderr, "%s:%d: not so in the child: %s (errno %d)\n", __FILE__, __LINE__, #condition,   \
-                    errno);                                                                                  \
-            return __LINE__ % 251 + 1;                                                                       \
-        }                                                                                                    \
-    } while (0)
 
 static inline int become_nobody(void) {
     if (setgid(NOBODY) < 0 || setuid(NOBODY) < 0)

@@ -118,6 +118,14 @@ print(os.waitpid(child, 0)[1])
             wait_until(lambda pid=pid: shared_bytes(pid) >= 4 << 20, "both share")
         self.end(p, "0\nTrue\n")
 
+    def test_forks_where_nothing_is_merged(self):
+        """Also a program that the shim finds no reason to serve has all functions of the C library."""
+        script = "import ctypes, os\nchild = ctypes.CDLL(None)._Fork()\nif child == 0: os._exit(3)\n" \
+                 "print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))"
+        for word in ("-uSAMEPAGE_SOCKET", "SAMEPAGE_SCOPE=nonsense"):
+            self.assertEqual(self.samepage("run", "--socket", self.socket, "--", "env", word, PYTHON, "-c", script),
+                             (0, "3\n", ""), word)
+
     @unittest.skipIf(os.getuid(), "only root can become somebody else")
     def test_worker_gives_up_what_the_program_does(self):
         """The worker is no thread that the C library knows of: setgroups, setgid and setuid must take it along."""
@@ -283,6 +291,47 @@ int main(int n, char **words) {
 }
 """
 
+# Says what environment it was left with. Its strcpy, as a sanitizer's, is not to be called before main.
+ENVIRONMENT = r"""
+#include <stdio.h>
+#include <unistd.h>
+static int started;
+char *strcpy(char *to, const char *from) { if (!started) _exit(9); while ((*to++ = *from++)) ; return to; }
+int main(void) {
+    started = 1;
+    for (char **e = environ; *e; e++) puts(*e);
+    return 0;
+}
+"""
+
+# Executes a program that cannot execute itself by the name that the kernel gave it: that lies at the stack's very top.
+EXECUTES_ONCE = r"""
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+int main(int n, char **words) {
+    static char path[4096];
+    struct sock_filter filter[] = {
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, 0),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_execve, 0, 3),
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, 20),
+        BPF_JUMP(BPF_JMP | BPF_JGE | BPF_K, 0x7ffc, 0, 1),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | 1),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+    };
+    struct sock_fprog program = {sizeof(filter) / sizeof(*filter), filter};
+    strcpy(path, words[1]);
+    if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) || prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program))
+        return perror("seccomp"), 3;
+    execv(path, words + 1);
+    return perror(path), 4;
+}
+"""
+
 
 class Strangers(Served):
     """Programs that have, or find, functions of the C library's names elsewhere."""
@@ -322,6 +371,25 @@ class Strangers(Served):
                 self.assertIn(word, self.samepage(*front, "more")[2], heap)
         self.set(LD_PRELOAD="/usr/lib/x86_64-linux-gnu/libthread_db.so.1")
         self.assertEqual(self.samepage(*front)[1], f"word {self.environment['LD_PRELOAD']}\n")
+
+    def test_sanitizer_that_cannot_be_left(self):
+        """Where executing it anew fails the program runs on, with its environment as it was."""
+        runtime = self.compile("libasan.so", "", "-shared")
+        sanitized = self.compile("sanitized", ENVIRONMENT, "-rdynamic", f"-Wl,--no-as-needed,{runtime}")
+        ordinary, once = self.compile("ordinary", ENVIRONMENT), self.compile("once", EXECUTES_ONCE)
+        for preload in ({}, {"LD_PRELOAD": "/usr/lib/x86_64-linux-gnu/libthread_db.so.1"}):
+            self.set(**preload)
+
+            def run(*words):
+                status, out, err = self.samepage("run", "--socket", self.socket, "--all", "--heap=none", "--", *words)
+                self.assertEqual((status, err), (0, ""))
+                return out.splitlines()
+
+            there, left = run(ordinary), run(sanitized)
+            self.assertEqual(run(once, sanitized), there)
+            self.assertEqual([line for line in there if not line.startswith("LD_PRELOAD=")],
+                             [line for line in left if not line.startswith("LD_PRELOAD=")])
+            self.assertEqual([line[11:] for line in left if line.startswith("LD_PRELOAD=")], list(preload.values()))
 
 
 class Heap(Served):

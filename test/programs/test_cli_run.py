@@ -503,10 +503,25 @@ class Sharing(Case):
         mine = [d for d in daemons if d["socket"].startswith(self.runtime)]
         return sum(domain["saved_bytes"] for d in mine for domain in d["domains"])
 
-    def test_private_daemon(self):
-        p = self.popen("run", "--", PYTHON, "-c", SHARERS, stdin=subprocess.PIPE)
+    def loaded(self, *words, script=SHARERS):
+        """A command that waits for a line, with its memory filled."""
+        p = self.popen("run", *words, "--", PYTHON, "-c", script, stdin=subprocess.PIPE)
         self.assertEqual(p.stdout.readline(), "loaded\n")
-        wait_until(lambda: self.saved() >= 23 << 20, "23 of 24 MiB saved")
+        return p
+
+    def sharers(self, *words, path=None):
+        """The same with that memory shared, by the daemon at `path` or a private one."""
+        p = self.loaded(*words, *(("--socket", path) if path else ()))
+        wait_until(lambda: self.saved(path) >= 23 << 20, "23 of 24 MiB saved")
+        return p
+
+    def end(self, p, path):
+        """Nothing is saved any more by the daemon, which stays."""
+        self.assertEqual(p.communicate("\n")[0], "True\n")
+        wait_until(lambda: not self.saved(path), "nothing is saved any more")
+
+    def test_private_daemon(self):
+        p = self.sharers()
         out, err = p.communicate("\n")
         self.assertEqual((p.returncode, out, err), (0, "True\n", ""))
         self.wait_no_daemon()
@@ -514,17 +529,12 @@ class Sharing(Case):
 
     def test_named_daemon(self):
         path = self.daemon()
-        p = self.popen("run", "--socket", path, "--", PYTHON, "-c", SHARERS, stdin=subprocess.PIPE)
-        self.assertEqual(p.stdout.readline(), "loaded\n")
-        wait_until(lambda: self.saved(path) >= 23 << 20, "23 of 24 MiB saved")
-        self.assertEqual(p.communicate("\n")[0], "True\n")
-        wait_until(lambda: not self.saved(path), "nothing is saved any more")
+        self.end(self.sharers(path=path), path)
 
     def test_status_shows_the_client(self):
         path = self.daemon()
-        p = self.popen("run", "--advised", "--socket", path, "--", PYTHON, "-c", SHARERS, stdin=subprocess.PIPE)
-        self.assertEqual(p.stdout.readline(), "loaded\n")
-        wait_until(lambda: self.saved(path) >= 23 << 20, "23 of 24 MiB saved")
+        p = self.sharers("--advised", path=path)
+
         def reported():
             out = self.samepage("status", "--json", "--socket", path)[1]
             domain, = json.loads(out)["daemons"][0]["domains"]
@@ -550,9 +560,7 @@ class Sharing(Case):
         self.assertNotRegex(text, r"\bH\d")
 
     def test_summary(self):
-        p = self.popen("run", "--summary", "--", PYTHON, "-c", SHARERS, stdin=subprocess.PIPE)
-        self.assertEqual(p.stdout.readline(), "loaded\n")
-        wait_until(lambda: self.saved() >= 23 << 20, "23 of 24 MiB saved")
+        p = self.sharers("--summary")
         out, err = p.communicate("\n")
         self.assertEqual((p.returncode, out), (0, "True\n"))
         found = re.fullmatch(r"samepage: saved .* now, ([\d.]+) MiB at peak, .* s CPU, [\d,]+ pages shared\n", err)
@@ -562,18 +570,12 @@ class Sharing(Case):
     def test_summary_of_a_daemon_with_a_past(self):
         """The peak is that of the command's time, not the highest that the daemon ever saw."""
         path = self.daemon()
-        p = self.popen("run", "--socket", path, "--", PYTHON, "-c", SHARERS, stdin=subprocess.PIPE)
-        self.assertEqual(p.stdout.readline(), "loaded\n")
-        wait_until(lambda: self.saved(path) >= 23 << 20, "23 of 24 MiB saved")
-        self.assertEqual(p.communicate("\n")[0], "True\n")
-        wait_until(lambda: not self.saved(path), "nothing is saved any more")
+        self.end(self.sharers(path=path), path)
         err = self.samepage("run", "--summary", "--socket", path, "--", "true")[2]
         self.assertTrue(err.startswith("samepage: saved 0 bytes now, 0 bytes at peak, "), err)
 
     def test_settings_reach_the_command(self):
-        p = self.popen("run", "--set", "worker_start_kbytes=1048576", "--", PYTHON, "-c", SHARERS,
-                       stdin=subprocess.PIPE)
-        self.assertEqual(p.stdout.readline(), "loaded\n")
+        p = self.loaded("--set", "worker_start_kbytes=1048576")
         # So high a threshold means that no worker starts: no client ever connects.
         out = self.samepage("status", "--json")[1]
         mine = [d for d in json.loads(out)["daemons"] if d["socket"].startswith(self.runtime)]
@@ -588,8 +590,7 @@ class Sharing(Case):
                 f"print('loaded', flush=True)\n"
                 f"sys.stdin.readline()\n"
                 f"print([k.communicate('\\n')[0] for k in kids], flush=True)\n")
-        p = self.popen("run", "--", PYTHON, "-c", code, stdin=subprocess.PIPE)
-        self.assertEqual(p.stdout.readline(), "loaded\n")
+        p = self.loaded(script=code)
         wait_until(lambda: self.saved() >= 46 << 20, "46 of 48 MiB saved")
         self.assertEqual(p.communicate("\n")[0], "['True\\n', 'True\\n']\n")
         self.wait_no_daemon()
@@ -616,9 +617,7 @@ class Sharing(Case):
         self.assertEqual(os.listdir(self.runtime), [])
 
     def test_killed_daemon_does_not_hurt(self):
-        p = self.popen("run", "--", PYTHON, "-c", SHARERS, stdin=subprocess.PIPE)
-        self.assertEqual(p.stdout.readline(), "loaded\n")
-        wait_until(lambda: self.saved() >= 23 << 20, "23 of 24 MiB saved")
+        p = self.sharers()
         daemon, = private_daemons(self.runtime)
         os.kill(daemon, signal.SIGKILL)
         wait_until(lambda: not process_state(daemon), "the daemon's end")

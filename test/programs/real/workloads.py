@@ -22,12 +22,13 @@ PYTHON = "/usr/bin/python3"
 PROGRAMS = []
 
 
-def program(name, packages, *needs, short=False):
+def program(name, packages, *needs, short=False, alone=False):
     """Registers a workload. `packages`: Debian's, for the reader; `needs`: files or commands without which it is
-    skipped; `short`: belongs to `make check`."""
+    skipped; `short`: belongs to `make check`; `alone`: takes so much of what the machine has for all, processes for
+    one, that others fail beside it."""
     def register(function):
-        PROGRAMS.append({"name": name, "packages": packages, "needs": needs, "short": short, "work": function,
-                         "remark": (function.__doc__ or "").strip().replace("\n", " ")})
+        PROGRAMS.append({"name": name, "packages": packages, "needs": needs, "short": short, "alone": alone,
+                         "work": function, "remark": (function.__doc__ or "").strip().replace("\n", " ")})
         return function
     return register
 
@@ -416,7 +417,7 @@ def stress(box, names, seconds):
     return results
 
 
-@program("stress-ng", "stress-ng", "stress-ng")
+@program("stress-ng", "stress-ng", "stress-ng", alone=True)
 def stress_ng(box):
     """its stressors of memory, two processes each for a second, with --verify; the same verdict for each"""
     results = stress(box, STRESSORS, 1)

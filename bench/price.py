@@ -1,0 +1,183 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: MIT
+"""What a program pays for running under `samepage run`: bench/victim.c, alone and with us, in turns.
+
+    start     `true`, from fork to the end
+    malloc    a program that allocates and frees all the time, for which no worker is started (worker_start_kbytes is
+              set above what it has): what is interposed, and the allocator
+    mmap      the same for one that maps and unmaps all the time
+    settled   two processes with the same 256 MiB, all of it shared, and nothing left to be done: reading it at random
+
+Each is started with and without us in turns, REPETITIONS times, and works for a second in each turn. What is compared is
+the medians of steps per second; `spread` is the lowest and highest of the ratios of two neighbouring turns. malloc
+also stands beside the same allocator without us (LD_PRELOAD of libmimalloc), and mmap and malloc beside `--advised`,
+which leaves the heap with the C library's allocator. Run it on a quiet machine.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+import run as bench
+
+MIB = 256
+SECONDS = 1.0
+NEVER = ["--set", "worker_start_kbytes=1073741824"]
+# At least so much of the speed without us; start: at most so many milliseconds more.
+TARGETS = {"malloc": 0.99, "mmap": 0.99, "settled": 0.98, "start": 5.0}
+
+
+def samepage(args, *options):
+    return [f"{args.build}/samepage", "run", *options, "--"]
+
+
+def started(args, programs, before, mode, environment=None):
+    p = programs.start([*before, f"{args.build}/bench/victim", mode, str(MIB), str(SECONDS)], stdin=subprocess.PIPE,
+                       env={**os.environ, **(environment or {})})
+    bench.expect(p, "ready")
+    return p
+
+
+def worked(p):
+    bench.say(p, "go")
+    return float(bench.expect(p, "steps")[0])
+
+
+def in_turns(args, sides, mode):
+    """Steps per second of each side; `sides` is how it is started: (command before it, environment)."""
+    with bench.Programs() as programs:
+        running = {s: started(args, programs, before, mode, env) for s, (before, env) in sides.items()}
+        results = {s: [] for s in sides}
+        for _ in range(args.repetitions):
+            for s, p in running.items():
+                results[s].append(worked(p))
+    return results
+
+
+def mimalloc():
+    with contextlib.suppress(FileNotFoundError):
+        for directory in ("/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu"):
+            for name in sorted(os.listdir(directory)):
+                if name.startswith("libmimalloc.so."):
+                    return os.path.join(directory, name)
+    raise bench.Failure("libmimalloc is missing: apt-get install libmimalloc2.0")
+
+
+def without_worker(args, mode):
+    sides = {"alone": ([], None), "advised": (samepage(args, "--advised", *NEVER), None),
+             "all": (samepage(args, *NEVER), None)}
+    if mode == "malloc":
+        sides["mimalloc alone"] = ([], {"LD_PRELOAD": mimalloc()})
+    return in_turns(args, sides, mode)
+
+
+def shared_pages(args):
+    out = subprocess.run([f"{args.build}/bench/poll", args.socket, "0", "1"], capture_output=True, text=True,
+                         check=True).stdout
+    return json.loads(out)["saved_pages"]
+
+
+def wait_until_shared(args):
+    """Until everything the two have in common is shared and the number has not changed for two seconds."""
+    deadline, last, since = time.monotonic() + 60, -1, 0.0
+    while time.monotonic() - since < 2 or last < (MIB << 20) // bench.PAGE * 0.99:
+        if time.monotonic() > deadline:
+            raise bench.Failure(f"only {last} pages are shared after a minute")
+        n = shared_pages(args)
+        if n != last:
+            last, since = n, time.monotonic()
+        time.sleep(0.1)
+
+
+def settled(args):
+    with tempfile.TemporaryDirectory(prefix="samepage-bench-") as directory, bench.Programs() as programs:
+        side = bench.Samepage(args.build, programs, directory)
+        args.socket = side.target
+        with_us = samepage(args, "--socket", side.target)
+        alone = [started(args, programs, [], "settled") for _ in range(2)]
+        ours = [started(args, programs, with_us, "settled") for _ in range(2)]
+        wait_until_shared(args)
+        results = {"alone": [], "all": []}
+        for _ in range(args.repetitions):
+            results["alone"].append(worked(alone[0]))
+            results["all"].append(worked(ours[0]))
+        return results
+
+
+def milliseconds_of_true(before):
+    begin = time.monotonic()
+    subprocess.run([*before, "/bin/true"], check=True)
+    return (time.monotonic() - begin) * 1e3
+
+
+def start(args):
+    sides = {"alone": [], "all": samepage(args)}
+    results = {s: [] for s in sides}
+    for _ in range(20 * args.repetitions):
+        for s, before in sides.items():
+            results[s].append(milliseconds_of_true(before))
+    return results
+
+
+MEASURES = {"start": start, "malloc": lambda a: without_worker(a, "malloc"), "mmap": lambda a: without_worker(a, "mmap"),
+            "settled": settled}
+
+
+def rows(name, results):
+    """(measure, side, median, what it is against alone, lowest, highest, verdict)."""
+    alone = results["alone"]
+    for side, values in results.items():
+        ratios = [v / a for v, a in zip(values, alone)]
+        median, base = statistics.median(values), statistics.median(alone)
+        verdict = ""
+        if side == "all":
+            met = median - base <= TARGETS[name] if name == "start" else median / base >= TARGETS[name]
+            verdict = "met" if met else "MISSED"
+        yield name, side, median, median / base, min(ratios), max(ratios), verdict
+
+
+def report(results, out):
+    out.write("| | | median | of alone | spread | |\n| --- | --- | --- | --- | --- | --- |\n")
+    for name, r in results.items():
+        unit = "ms" if name == "start" else "steps/s"
+        for _, side, median, ratio, low, high, verdict in rows(name, r):
+            out.write(f"| {name} | {side} | {median:.4g} {unit} | {ratio:.3f} | {low:.3f}-{high:.3f} | {verdict} |\n")
+
+
+def main():
+    p = argparse.ArgumentParser(description="what a program pays for running under `samepage run`")
+    p.add_argument("--build", default=f"{bench.TOP}/build", help="build directory (%(default)s)")
+    p.add_argument("--measure", choices=list(MEASURES), action="append", help="default: all")
+    p.add_argument("--repetitions", type=int, default=9, help="turns of each side (%(default)s)")
+    p.add_argument("--json", metavar="FILE", help="write every value to FILE")
+    p.add_argument("--markdown", metavar="FILE", nargs="?", const=f"{bench.TOP}/bench/PRICE.md",
+                   help="write the table to FILE (bench/PRICE.md)")
+    args = p.parse_args()
+    args.build = os.path.abspath(args.build)
+    try:
+        results = {name: MEASURES[name](args) for name in args.measure or MEASURES}
+    except (bench.Failure, OSError, subprocess.CalledProcessError) as e:
+        print(f"bench: {e}", file=sys.stderr)
+        return 1
+    machine = bench.machine_description()
+    if args.json:
+        with open(args.json, "w", encoding="utf-8") as f:
+            json.dump({"machine": machine, "results": results}, f, indent=1)
+    if args.markdown:
+        with open(args.markdown, "w", encoding="utf-8") as f:
+            f.write("# What a program pays\n\nWritten by `bench/price.py --markdown`, whose head says how it is measured."
+                    "\n\n{cpu}, {cpus} CPUs, {memory_mib} MiB, Linux {kernel} {machine}, {date}.\n\n".format(**machine))
+            report(results, f)
+    report(results, sys.stdout)
+    missed = [1 for name, r in results.items() for row in rows(name, r) if row[-1] == "MISSED"]
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
