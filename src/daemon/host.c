@@ -128,6 +128,11 @@ bool host_is_userfaultfd(int fd) {
     return n == (ssize_t)sizeof expected - 1 && !memcmp(target, expected, (size_t)n);
 }
 
+int host_no_blocking(int fd) {
+    int flags = result(fcntl(fd, F_GETFL));
+    return flags < 0 ? flags : result(fcntl(fd, F_SETFL, flags | O_NONBLOCK));
+}
+
 int host_duplicate(int fd, int *ret_fd) {
     int r = result(fcntl(fd, F_DUPFD_CLOEXEC, 0));
     if (r < 0)

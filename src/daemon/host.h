@@ -37,6 +37,8 @@ SP_WARN_UNUSED int host_process(pid_t pid, int *ret_fd);
 SP_WARN_UNUSED int host_uffd_device(int *ret_fd);
 /* Whether the descriptor, which may be anything, is a userfaultfd. Never blocks, whatever it is. */
 bool host_is_userfaultfd(int fd);
+/* What is not there is not waited for (O_NONBLOCK). */
+SP_WARN_UNUSED int host_no_blocking(int fd);
 /* A second descriptor of the same file, close-on-exec. */
 SP_WARN_UNUSED int host_duplicate(int fd, int *ret_fd);
 /*

@@ -23,6 +23,7 @@ enum option_value {
     OPTION_FOREGROUND,
     OPTION_SET,
     OPTION_CONFIG,
+    OPTION_KSM_FILES,
     OPTION_ONLY_UID,
     OPTION_OWNER_PID,
     OPTION_ALIVE,
@@ -36,6 +37,7 @@ static const struct option table[] = {
     {"foreground", no_argument, NULL, OPTION_FOREGROUND},
     {"set", required_argument, NULL, OPTION_SET},
     {"config", required_argument, NULL, OPTION_CONFIG},
+    {"ksm-files", required_argument, NULL, OPTION_KSM_FILES},
     {"only-uid", required_argument, NULL, OPTION_ONLY_UID},
     {"owner-pid", required_argument, NULL, OPTION_OWNER_PID},
     {"alive", required_argument, NULL, OPTION_ALIVE},
@@ -58,6 +60,8 @@ static const char usage[] =
     "  --config FILE        read settings from FILE: lines of KEY=VALUE, those that begin with # aside;\n"
     "                       --set comes after it (default: " CONFIG_DEFAULT " if there is one, for root\n"
     "                       without --owner-pid)\n"
+    "  --ksm-files DIR      serve the files of /sys/kernel/mm/ksm at DIR, an empty directory (FUSE): who reads\n"
+    "                       or writes them asks and sets this daemon, each user their own domain\n"
     "  --only-uid UID       serve this user only (default: as root and without --owner-pid everybody,\n"
     "                       else the user it runs as)\n"
     "  --foreground         do not go into the background (it never does)\n"
@@ -132,6 +136,9 @@ static enum options_result take(struct options *o, int option, const char *value
             return bad("--config %s: one file only", value);
         o->config = value;
         return OPTIONS_RUN;
+    case OPTION_KSM_FILES:
+        o->ksm_files = value;
+        return *value ? OPTIONS_RUN : bad("--ksm-files: a directory is needed");
     case OPTION_ONLY_UID:
         if (!number(value, UINT32_MAX - 1, &v))
             return bad("--only-uid %s: not a user number", value);

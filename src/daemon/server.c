@@ -8,6 +8,7 @@
 #include <sys/epoll.h>
 #include <unistd.h>
 
+#include "daemon/ksmfs.h"
 #include "daemon/log.h"
 #include "daemon/session.h"
 #include "os/socket.h"
@@ -27,6 +28,7 @@ struct server {
     const struct options *options;
     struct service service;
     struct sessions sessions;
+    struct ksmfs *ksm_files;                /* NULL: not served */
     struct source listener, signals, owner; /* fd -1: none */
     struct host_file socket_file;
     uint64_t listen_again_ns; /* UINT64_MAX: listening */
@@ -231,6 +233,14 @@ static int watch_owner(struct server *v) {
     return r ? fail("waiting for the owner's end", r) : 0;
 }
 
+static int serve_ksm_files(struct server *v) {
+    const char *directory = v->options->ksm_files;
+    int r = directory ? ksmfs_new(&v->sessions, directory, &v->ksm_files) : 0;
+    if (r)
+        log_line("--ksm-files %s: %s", directory, strerror(-r));
+    return r;
+}
+
 static int say_ready(const struct options *o) {
     if (o->ready_fd < 0)
         return 0;
@@ -258,6 +268,9 @@ static int start(struct server *v) {
     if (r)
         return fail("start", r);
     r = watch_owner(v);
+    if (r)
+        return r;
+    r = serve_ksm_files(v);
     if (r)
         return r;
     if (host_uffd_device(&v->sessions.uffd_device))
@@ -292,6 +305,7 @@ static void remove_files(const struct server *v) {
 static void stop(struct server *v) {
     /* The files first: whoever finds no socket need not wait for an answer. */
     remove_files(v);
+    ksmfs_free(v->ksm_files);
     sessions_deinit(&v->sessions);
     service_deinit(&v->service);
     /* Not the listener: who waits to be accepted may have sent anything. The end of the process, which waits
