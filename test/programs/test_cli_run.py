@@ -552,7 +552,7 @@ class Sharing(Case):
         # What only the index knows is not said of a client, as 0 or otherwise.
         self.assertEqual(set(domain["counters"]) - set(client["counters"]),
                          {"pages_shared", "pages_sharing", "pages_published", "pages_punched", "pages_deferred",
-                          "exposure_bytes", "index_bytes"})
+                          "exposure_bytes", "index_bytes", "pages_full", "stable_node_chains", "stable_node_dups"})
         text = self.samepage("status", "--socket", path)[1]
         for name in domain["counters"]:
             self.assertIn(f"\n  {name} ", text)
