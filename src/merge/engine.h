@@ -121,6 +121,10 @@ void sp_engine_wait_disarmed(struct sp_engine *e);
  */
 SP_WARN_UNUSED int sp_engine_unmerge_locked(struct sp_engine *e, uint64_t start, uint64_t end);
 
+/* Likewise for pages of zeros that were given back to the kernel: each gets a page of its own. As long as the
+ * range is registered they may be given back again. */
+SP_WARN_UNUSED int sp_engine_refill_locked(struct sp_engine *e, uint64_t start, uint64_t end);
+
 /*
  * Turns the parts of the range that are store mappings into fresh anonymous memory (zeros), with protection
  * and attributes kept, before a MADV_DONTNEED, MADV_FREE, MADV_REMOVE and the like, which on a store mapping
