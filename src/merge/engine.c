@@ -515,6 +515,12 @@ void sp_engine_pieces_locked(struct sp_engine *e, uint64_t start, uint64_t end,
         visit(ctx, piece, end, store);
 }
 
+void sp_engine_pace_locked(struct sp_engine *e, const struct sp_pace *pace) {
+    e->pace = *pace;
+    sp_engine_changed(e);
+    engine_wake(e);
+}
+
 /* ---- unmerging and discarding ---- */
 
 struct piece {

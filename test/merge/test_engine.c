@@ -128,6 +128,41 @@ static void test_holes_become_pages(void **state) {
     memory_free(p, N);
 }
 
+static void set_pace(struct engine_rig *r, struct sp_pace pace) {
+    sp_engine_lock(r->engine);
+    sp_engine_pace_locked(r->engine, &pace);
+    sp_engine_unlock(r->engine);
+}
+
+/* Held, nothing is read; and after a pass that read more than it may nothing is for long. */
+static void test_pace(void **state) {
+    struct engine_rig r;
+    rig_init(&r, NULL);
+    uint8_t *a = memory_new(N), *b = memory_new(N);
+    fill(a, PAGES, 1);
+    fill(b, PAGES, 1);
+    set_pace(&r, (struct sp_pace){.held = true});
+    rig_add(&r, a, N);
+    rig_add(&r, b, N);
+    usleep(200000);
+    assert_int_equal(rig_counter(&r, SP_COUNTER_pages_scanned), 0);
+    set_pace(&r, (struct sp_pace){.held = false});
+    assert_true(rig_until(&r, SP_COUNTER_pages_merged, 2 * PAGES, 2 * PAGES));
+    set_pace(&r, (struct sp_pace){.sleep_ns = UINT64_MAX / 2, .scan_pages = 1, .merge_pages = PAGES});
+    usleep(200000);
+    uint8_t *c = memory_new(N);
+    fill(c, PAGES, 1);
+    rig_add(&r, c, N);
+    usleep(200000);
+    assert_int_equal(rig_counter(&r, SP_COUNTER_pages_merged), 2 * PAGES);
+    set_pace(&r, (struct sp_pace){.sleep_ns = 1000, .scan_pages = 1, .merge_pages = 1});
+    assert_true(rig_until(&r, SP_COUNTER_pages_merged, 3 * PAGES, 3 * PAGES));
+    r.engine = sp_engine_free(r.engine);
+    memory_free(a, N);
+    memory_free(b, N);
+    memory_free(c, N);
+}
+
 static bool stop; /* atomic */
 
 static void *keeps_writing(void *arg) {
@@ -536,6 +571,7 @@ int main(void) {
         cmocka_unit_test(test_stays_merged_after_free),
         cmocka_unit_test(test_zeros_become_holes),
         cmocka_unit_test(test_holes_become_pages),
+        cmocka_unit_test(test_pace),
         cmocka_unit_test(test_volatile),
         cmocka_unit_test(test_gives_back),
         cmocka_unit_test(test_no_offset_reused),
