@@ -169,19 +169,6 @@ static long advise_special(const struct advice *a) {
     return r;
 }
 
-static long merge_locked(uint64_t start, uint64_t end) {
-    ranges_cut(&shim.refused, start, end);
-    shim_want_locked(start, end);
-    return 0;
-}
-
-static long unmerge_locked(uint64_t start, uint64_t end) {
-    int r = shim_unmerge_locked(start, end);
-    if (r >= 0 && (shim.all || shim.merge_any))
-        r = shim_refuse_locked(start, end);
-    return r == -ENOMEM ? -EAGAIN : r;
-}
-
 /* As the kernel: silent about memory that cannot be merged, ENOMEM for holes, EAGAIN for want of memory. */
 static long advise_merge(const struct advice *a) {
     long r = 0;
@@ -189,9 +176,14 @@ static long advise_merge(const struct advice *a) {
         return 0;
     if (shim_overlaps(a->start, a->end)) {
         bool taken = shim_lock();
-        r = a->advice == MADV_MERGEABLE ? merge_locked(a->start, a->end) : unmerge_locked(a->start, a->end);
+        if (a->advice == MADV_MERGEABLE)
+            shim_advise_locked(a->start, a->end);
+        else
+            r = shim_unadvise_locked(a->start, a->end);
         shim_unlock(taken);
     }
+    if (r == -ENOMEM)
+        return -EAGAIN;
     if (r >= 0 && !shim_mapped(a->start, a->end))
         r = -ENOMEM;
     return r;
@@ -308,7 +300,8 @@ long call_process_madvise(const long a[6]) {
 static long merge_any_begin_locked(void) {
     shim.merge_any = true;
     __atomic_store_n(&shim.allowed_bytes, 0, __ATOMIC_RELAXED);
-    return merge_locked(0, UINT64_MAX);
+    shim_advise_locked(0, UINT64_MAX);
+    return 0;
 }
 
 /* What the program advised ends, too; and --all: the program knows what it wants. */

@@ -281,7 +281,12 @@ void shim_want_locked(uint64_t start, uint64_t end) {
     finish_arming_locked();
 }
 
-int shim_refuse_locked(uint64_t start, uint64_t end) {
+void shim_advise_locked(uint64_t start, uint64_t end) {
+    ranges_cut(&shim.refused, start, end);
+    shim_want_locked(start, end);
+}
+
+static int refuse_locked(uint64_t start, uint64_t end) {
     struct sp_range part = {.end = start};
     while (ranges_first(&shim.tracked, part.end, end, &part))
         if (!ranges_add(&shim.refused, part.start, part.end))
@@ -320,6 +325,11 @@ int shim_unmerge_locked(uint64_t start, uint64_t end) {
             return r;
     }
     return shim_retire_locked(start, end);
+}
+
+int shim_unadvise_locked(uint64_t start, uint64_t end) {
+    int r = shim_unmerge_locked(start, end);
+    return r >= 0 && (shim.all || shim.merge_any) ? refuse_locked(start, end) : r;
 }
 
 void shim_unmapped_locked(uint64_t start, uint64_t end) {

@@ -130,13 +130,14 @@ void shim_forget_locked(uint64_t start, uint64_t end);
 
 /* Registers what may be registered of the range, but for what is refused. */
 void shim_want_locked(uint64_t start, uint64_t end);
-/* What is tracked of the range is not to be merged unless it is advised to be, also where all is. -ENOMEM. */
-SP_WARN_UNUSED int shim_refuse_locked(uint64_t start, uint64_t end);
+/* The program wants the range merged; or it does not: then every page that it has there is its own on return,
+ * and stays so also where all is merged. -ENOMEM. */
+void shim_advise_locked(uint64_t start, uint64_t end);
+SP_WARN_UNUSED int shim_unadvise_locked(uint64_t start, uint64_t end);
 /* Takes the range out of the registration with its content made private: it behaves like ordinary memory
  * then, except for calls that mappings of the store answer differently (`former`). -ENOMEM. */
 SP_WARN_UNUSED int shim_retire_locked(uint64_t start, uint64_t end);
-/* The same, and every page there is has memory of its own again, zeros too: what MADV_UNMERGEABLE promises.
- * -ENOMEM. */
+/* The same, and pages of zeros that were given back have memory of their own again. -ENOMEM. */
 SP_WARN_UNUSED int shim_unmerge_locked(uint64_t start, uint64_t end);
 /* A system call has made the mappings in the range go away: everything is forgotten, and references are given
  * back, under the lock that was held since before the call. Or it has failed to. */
@@ -214,6 +215,11 @@ void identity_init(void);
 bool inherit_read(char **environment);
 /* What programs are to find that are executed from here. */
 void inherit_write(bool merge_any);
+
+/* names_device.c -------------------------------------------------------------------------------------- */
+
+/* From the constructor, in every process: what its names go on to. */
+void device_init(void);
 
 /* leave.c --------------------------------------------------------------------------------------------- */
 

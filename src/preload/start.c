@@ -108,6 +108,7 @@ __attribute__((constructor)) static void construct(int argc, char **argv, char *
     fork_init(); /* also where nothing is merged: the names go on to the C library's */
     counted_init();
     identity_init();
+    device_init();
     start(environment);
     errno = saved;
 }

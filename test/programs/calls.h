@@ -8,6 +8,7 @@
 #define SP_TEST_CALLS_H
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -188,6 +189,37 @@ static inline size_t flagged(const unsigned char *p, size_t bytes, const char *f
     if (f)
         fclose(f);
     return sum;
+}
+
+#define PM_PRESENT   (UINT64_C(1) << 63)
+#define PM_FILE      (UINT64_C(1) << 61) /* shared with a file, or a page of shared memory */
+#define PM_EXCLUSIVE (UINT64_C(1) << 56)
+
+/* How many pages have these bits of pagemap set and no other of them. */
+static inline size_t pages_with(const unsigned char *p, size_t pages, uint64_t set, uint64_t of) {
+    int fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+    size_t n = 0;
+    for (size_t i = 0; i < pages; i++) {
+        uint64_t entry = 0;
+        if (pread(fd, &entry, 8, (off_t)(((uintptr_t)p / PAGE + i) * 8)) == 8)
+            n += (entry & of) == set;
+    }
+    close(fd);
+    return n;
+}
+
+/* Pages that nobody else has: what UNMERGEABLE promises of all. */
+static inline size_t private_pages(const unsigned char *p, size_t pages) {
+    return pages_with(p, pages, PM_PRESENT | PM_EXCLUSIVE, PM_PRESENT | PM_EXCLUSIVE | PM_FILE);
+}
+
+/* Pages that are shared by way of the store. */
+static inline size_t shared_pages(const unsigned char *p, size_t pages) {
+    size_t n = 0;
+    for (size_t i = 0; i < pages; i++)
+        if (mapped_from_store(p + i * PAGE, PAGE) && *(volatile const unsigned char *)(p + i * PAGE) != 255)
+            n += pages_with(p + i * PAGE, 1, PM_PRESENT | PM_FILE, PM_PRESENT | PM_FILE);
+    return n;
 }
 
 /* ---- cases ---- */

@@ -26,37 +26,6 @@ extern char **environ;
 
 /* ---- what has become of memory ---- */
 
-#define PM_PRESENT   (UINT64_C(1) << 63)
-#define PM_FILE      (UINT64_C(1) << 61) /* shared with a file, or a page of shared memory */
-#define PM_EXCLUSIVE (UINT64_C(1) << 56)
-
-/* How many pages have these bits of pagemap set and no other of them. */
-static size_t pages_with(const unsigned char *p, size_t pages, uint64_t set, uint64_t of) {
-    int fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
-    size_t n = 0;
-    for (size_t i = 0; i < pages; i++) {
-        uint64_t entry = 0;
-        if (pread(fd, &entry, 8, (off_t)(((uintptr_t)p / PAGE + i) * 8)) == 8)
-            n += (entry & of) == set;
-    }
-    close(fd);
-    return n;
-}
-
-/* Pages that nobody else has: what UNMERGEABLE promises of all. */
-static size_t private_pages(const unsigned char *p, size_t pages) {
-    return pages_with(p, pages, PM_PRESENT | PM_EXCLUSIVE, PM_PRESENT | PM_EXCLUSIVE | PM_FILE);
-}
-
-/* Pages that are shared by way of the store. */
-static size_t shared_pages(const unsigned char *p, size_t pages) {
-    size_t n = 0;
-    for (size_t i = 0; i < pages; i++)
-        if (mapped_from_store(p + i * PAGE, PAGE) && *(volatile const unsigned char *)(p + i * PAGE) != 255)
-            n += pages_with(p + i * PAGE, 1, PM_PRESENT | PM_FILE, PM_PRESENT | PM_FILE);
-    return n;
-}
-
 /* Memory that was advised now is merged: so is by then all that is looked at earlier and may be. */
 static void wait_round(void) {
     for (int i = 0; i < 2; i++) {
@@ -544,8 +513,8 @@ static void case_threads(void) {
     X(locked)                                                                                                \
     X(unmergeable)                                                                                           \
     X(moved)                                                                                                 \
-    X(early) X(prctl) X(merge_any) X(say_inherited) X(set_and_exec) X(fork) X(fork_any) X(exec) X(thread)    \
-        X(threads)
+    X(early)                                                                                                 \
+    X(prctl) X(merge_any) X(say_inherited) X(set_and_exec) X(fork) X(fork_any) X(exec) X(thread) X(threads)
 
 int main(int argc, char **argv) {
     static const struct call_case cases[] = {

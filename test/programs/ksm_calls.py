@@ -29,13 +29,18 @@ def expected(line, different):
     return different.get(line.split("]")[0] + "]", line) if line.startswith("[") else line
 
 
-def compare(command, case, samepage, socket):
-    plain = preload.run([*command, case])
+# As a service manager does it: the kernel is told before all else.
+SET_BEFORE = [sys.executable, "-c", "import ctypes, os, sys; ctypes.CDLL(None).prctl(67, 1, 0, 0, 0); "
+              "os.execv(sys.argv[1], sys.argv[1:])"]
+
+
+def compare(calls, case, samepage, socket, before=()):
+    plain = preload.run([*before, calls, case])
     for scope, different in ("advised", ADVISED), ("all", ALL):
-        ours = preload.run([samepage, "run", f"--{scope}", "--socket", socket, "--", *command, case],
+        ours = preload.run([*before, samepage, "run", f"--{scope}", "--socket", socket, "--", calls, case],
                            {"SAMEPAGE_SET": f"worker_start_kbytes={START_KBYTES.get((case, scope), 0)}"})
         lines = "\n".join(expected(line, different) for line in plain[1].splitlines())
-        yield f"{case} ({scope})", preload.difference((plain[0], lines, plain[2]), ours)
+        yield f"{case}{', set before' if before else ''} ({scope})", preload.difference((plain[0], lines, plain[2]), ours)
 
 
 def main():
@@ -45,8 +50,8 @@ def main():
     with tempfile.TemporaryDirectory() as directory:
         daemon, environment = preload.daemon_start(samepaged, directory)
         try:
-            for case in cases:
-                for name, lines in compare([calls], case, samepage, environment["SAMEPAGE_SOCKET"]):
+            for case, before in [*((case, ()) for case in cases), ("say_inherited", SET_BEFORE), ("exec", SET_BEFORE)]:
+                for name, lines in compare(calls, case, samepage, environment["SAMEPAGE_SOCKET"], before):
                     results.append(lines)
                     preload.report(len(results), name, lines)
         finally:

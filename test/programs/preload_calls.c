@@ -767,6 +767,35 @@ static void case_signals(void) {
     }
 }
 
+static bool cleaned_up;
+
+static void on_cancel(void *arg) {
+    cleaned_up = arg != NULL;
+}
+
+static void *blocked_open(void *path) {
+    pthread_cleanup_push(on_cancel, path);
+    printf("opened %d\n", open(path, O_RDONLY));
+    pthread_cleanup_pop(0);
+    return NULL;
+}
+
+/* Cancellation points stay what they are. */
+static void case_cancel(void) {
+    char path[] = "/tmp/preload_calls.XXXXXX";
+    pthread_t t;
+    void *result = NULL;
+    close(mkstemp(path));
+    unlink(path);
+    CALL(mkfifo(path, 0600));
+    pthread_create(&t, NULL, blocked_open, path);
+    usleep(100000);
+    int error = pthread_cancel(t);
+    pthread_join(t, &result);
+    printf("error %d cancelled %d cleaned up %d\n", error, result == PTHREAD_CANCELED, cleaned_up);
+    unlink(path);
+}
+
 /* ---- the rest of a program ---- */
 
 static void case_closefrom(void) {
@@ -971,11 +1000,12 @@ static void case_syscall(void) {
     X(mremap_grow)                                                                                           \
     X(mremap_move)                                                                                           \
     X(mremap_fixed)                                                                                          \
-    X(mremap_dontunmap) X(madvise_errors) X(dontneed) X(dontneed_unmerged) X(dontneed_locked) X(free)        \
-        X(remove) X(guard) X(wipeonfork) X(dontfork) X(process_madvise) X(mprotect) X(pkey) X(mlock)         \
-            X(mbind) X(name) X(merge_any) X(children) X(child_merges) X(vfork) X(vfork_first) X(atfork)      \
-                X(signals) X(closefrom) X(userfaultfd) X(seccomp_after) X(seccomp_before) X(unshare)         \
-                    X(setns) X(count) X(syscall)
+    X(mremap_dontunmap)                                                                                      \
+    X(madvise_errors)                                                                                        \
+    X(dontneed) X(dontneed_unmerged) X(dontneed_locked) X(free) X(remove) X(guard) X(wipeonfork) X(dontfork) \
+        X(process_madvise) X(mprotect) X(pkey) X(mlock) X(mbind) X(name) X(merge_any) X(children)            \
+            X(child_merges) X(vfork) X(vfork_first) X(atfork) X(signals) X(cancel) X(closefrom)              \
+                X(userfaultfd) X(seccomp_after) X(seccomp_before) X(unshare) X(setns) X(count) X(syscall)
 
 int main(int argc, char **argv) {
     static const struct call_case cases[] = {
