@@ -57,8 +57,9 @@ const struct sp_command sp_command_run = {
         "ends with the last of the processes. Settings are for a private one: any other has its own.\n\n"
         "What is merged: --all or --advised, else what SAMEPAGE_SCOPE says, else --" SP_SCOPE_DEFAULT_TEXT
         ".\n\n"
-        "The command gets LD_PRELOAD, SAMEPAGE_SOCKET, and where they apply SAMEPAGE_ALIVE, SAMEPAGE_SET,\n"
-        "SAMEPAGE_SCOPE and SAMEPAGE_VERBOSE in its environment.\n\n"
+        "The command gets LD_PRELOAD, SAMEPAGE_SOCKET, SAMEPAGE_MERGE_ANY, and where they apply "
+        "SAMEPAGE_ALIVE,\n"
+        "SAMEPAGE_SET, SAMEPAGE_SCOPE and SAMEPAGE_VERBOSE in its environment.\n\n"
         "--summary tells of all programs of this user that share at that daemon while the command runs; a\n"
         "private daemon has those of the command only.\n\n"
         "Exit status: the command's; 125 when samepage fails itself or a setting is wrong, 126 when the\n"
@@ -330,7 +331,7 @@ static int set_environment(const struct run_options *o, const struct daemon_choi
     if (setenv("SAMEPAGE_SOCKET", c->socket, 1) ||
         (c->private_started && setenv("SAMEPAGE_ALIVE", c->private.alive, 1)) ||
         (o->set && setenv("SAMEPAGE_SET", o->set, 1)) ||
-        (o->scope && setenv("SAMEPAGE_SCOPE", o->scope, 1)) ||
+        (o->scope && setenv("SAMEPAGE_SCOPE", o->scope, 1)) || setenv("SAMEPAGE_MERGE_ANY", "0", 0) ||
         (o->verbose && setenv("SAMEPAGE_VERBOSE", "1", 1)))
         return fail("environment", strerror(errno));
     return 0;

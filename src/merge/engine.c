@@ -515,6 +515,12 @@ void sp_engine_pieces_locked(struct sp_engine *e, uint64_t start, uint64_t end,
         visit(ctx, piece, end, store);
 }
 
+void sp_engine_pace_locked(struct sp_engine *e, const struct sp_pace *pace) {
+    e->pace = *pace;
+    sp_engine_changed(e);
+    engine_wake(e);
+}
+
 /* ---- unmerging and discarding ---- */
 
 struct piece {
@@ -572,6 +578,48 @@ int sp_engine_unmerge_locked(struct sp_engine *e, uint64_t start, uint64_t end) 
     sp_engine_pieces_locked(e, start, end, unmerge_piece, &p);
     engine_wake(e);
     return p.error;
+}
+
+/* From `slot` on, pages below `last` that are given back, in one region: where they end. */
+static unsigned zeroed_end(const struct sp_engine *e, const struct sp_window *win, unsigned slot,
+                           unsigned last) {
+    uint64_t at = win->number * SP_WINDOW_SIZE + slot * SP_PAGE_SIZE;
+    size_t i = sp_regions_find(&e->regions, at);
+    while (slot < last && sp_bits_get(&win->zeroed, slot)) {
+        slot++;
+        at += SP_PAGE_SIZE;
+        if (i < e->regions.n && at == e->regions.items[i].end)
+            break;
+    }
+    return slot;
+}
+
+static int refill_window(struct sp_engine *e, struct sp_window *win, unsigned first, unsigned last) {
+    uint64_t base = win->number * SP_WINDOW_SIZE;
+    for (unsigned slot = first, stop; slot < last; slot = stop) {
+        stop = zeroed_end(e, win, slot, last);
+        if (stop == slot) {
+            stop++;
+            continue;
+        }
+        int error = make_private(e, base + slot * SP_PAGE_SIZE, base + stop * SP_PAGE_SIZE);
+        if (error)
+            return error;
+        for (; slot < stop; slot++)
+            sp_page_unzero(e, win, slot);
+    }
+    return 0;
+}
+
+int sp_engine_refill_locked(struct sp_engine *e, uint64_t start, uint64_t end) {
+    int error = 0;
+    SP_WINDOWS_EACH(&e->windows, start, end, win) {
+        unsigned first, last;
+        sp_window_clip(win, start, end, &first, &last);
+        if (!error)
+            error = refill_window(e, win, first, last);
+    }
+    return error;
 }
 
 /* One stretch within one region. */

@@ -60,6 +60,17 @@ SP_WARN_UNUSED int sp_engine_new(struct sp_link *link, const struct sp_settings 
  * stay the family's until the process ends. Frees the engine. Not with the lock held. Returns NULL. */
 struct sp_engine *sp_engine_free(struct sp_engine *e);
 
+/*
+ * How fast this process merges by its own wish, beside the domain's settings: on average over time no more
+ * than scan_pages are read, and no more than merge_pages merged, in sleep_ns. A pass may do more; the pause
+ * after it is as much longer. sleep_ns 0: no bound. Held: nothing more is merged.
+ */
+struct sp_pace {
+    bool held;
+    uint64_t sleep_ns, scan_pages, merge_pages; /* the latter at least 1 */
+};
+void sp_engine_pace_locked(struct sp_engine *e, const struct sp_pace *pace);
+
 /* The lock of H1: safe in signal handlers; while it is held the caller must not touch memory that may be
  * registered. Not recursive: see sp_engine_lock_mine. */
 void sp_engine_lock(struct sp_engine *e);
@@ -120,6 +131,10 @@ void sp_engine_wait_disarmed(struct sp_engine *e);
  * memory (what was done stays done; nothing is lost).
  */
 SP_WARN_UNUSED int sp_engine_unmerge_locked(struct sp_engine *e, uint64_t start, uint64_t end);
+
+/* Likewise for pages of zeros that were given back to the kernel: each gets a page of its own. As long as the
+ * range is registered they may be given back again. */
+SP_WARN_UNUSED int sp_engine_refill_locked(struct sp_engine *e, uint64_t start, uint64_t end);
 
 /*
  * Turns the parts of the range that are store mappings into fresh anonymous memory (zeros), with protection

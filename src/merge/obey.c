@@ -13,12 +13,7 @@
  * again then, but its mapping is still one of the store, and is not merged again (H13); pages that were given
  * back as zeros are, because they are anonymous memory like any other.
  */
-#include <errno.h>
-#include <string.h>
-#include <sys/mman.h>
-
 #include "merge/state.h"
-#include "os/mapping.h"
 
 #define NS_PER_MS UINT64_C(1000000)
 
@@ -59,6 +54,8 @@ static void take_over(struct sp_worker *w, const struct sp_settings *new, uint32
     w->scan_left = 0; /* what goes on is bound anew */
     /* Whatever the pause is now, it is not the one that was meant. */
     w->interval_ns = new->v[SP_SETTING_sleep_millisecs] * NS_PER_MS;
+    if (w->interval_ns < sp_pace_pause_ns(w))
+        w->interval_ns = sp_pace_pause_ns(w);
     w->next_pass_ns = w->last_pass_ns + (sp_obey_stopped(w) || joined ? 0 : w->interval_ns);
 }
 
@@ -66,25 +63,6 @@ void sp_obey_welcome(struct sp_worker *w, const struct sp_welcome *welcome) {
     w->obeyed_number = 0;
     if (sp_settings_check(&welcome->settings) == 0)
         take_over(w, &welcome->settings, welcome->settings_number, true);
-}
-
-/* Pages of zeros that are holes now get memory again. Where the program may not write at present they stay
- * holes. With the lock held. */
-static int window_unzero(struct sp_engine *e, struct sp_window *win) {
-    sp_bits writable;
-    sp_regions_window(&e->regions, win->number, &writable);
-    sp_bits_and(&writable, &win->zeroed);
-    for (unsigned first = sp_bits_next(&writable, 0), last; first < SP_WINDOW_PAGES;
-         first = sp_bits_next(&writable, last)) {
-        last = sp_bits_next_clear(&writable, first);
-        uint64_t at = win->number * SP_WINDOW_SIZE + first * SP_PAGE_SIZE;
-        int error = sp_advise(at, (last - first) * SP_PAGE_SIZE, MADV_POPULATE_WRITE);
-        if (error)
-            return error;
-        for (unsigned slot = first; slot < last; slot++)
-            sp_page_unzero(e, win, slot);
-    }
-    return 0;
 }
 
 /* False: not all of it could be done, for want of memory. */
@@ -102,7 +80,7 @@ static bool unmerge_all(struct sp_worker *w) {
         uint64_t start = number * SP_WINDOW_SIZE;
         int error = sp_engine_unmerge_locked(e, start, start + SP_WINDOW_SIZE);
         if (!error)
-            error = window_unzero(e, win);
+            error = sp_engine_refill_locked(e, start, start + SP_WINDOW_SIZE);
         e->counters.v[SP_COUNTER_errors] += error != 0;
         all &= !error;
         sp_engine_unlock(e);

@@ -217,9 +217,9 @@ static void fingerprint(struct sp_worker *w, struct sp_window *win, const sp_bit
     sp_bits_minus(&win->reask, &w->work.bits.eligible);
 }
 
-/* Nothing new is merged for now: the domain wants it so (H15), or no mapping is left (H4). */
+/* Nothing new is merged for now: the domain wants it so (H15), or the process, or no mapping is left (H4). */
 static bool resting(const struct sp_worker *w) {
-    return w->paused || w->mappings_left < SP_RUN_MAPPINGS;
+    return w->paused || w->engine->pace.held || w->mappings_left < SP_RUN_MAPPINGS;
 }
 
 /* Only what the index hinted at, by the fingerprints that are known: there was no look since. */

@@ -63,6 +63,8 @@ struct sp_engine {
     int worker_tid;           /* 0: cannot be woken (yet, or any more) */
     struct sp_worker *worker; /* for a forked child only, to unmap the copy */
 
+    struct sp_pace pace; /* read by the worker without the lock: a mixture lasts for one pause */
+
     /* What the last pass found. */
     bool settled;                /* nothing was left to do */
     uint64_t settled_generation; /* and this was the generation when it began */
@@ -131,6 +133,7 @@ struct sp_worker {
     uint64_t interval_ns, last_pass_ns, next_pass_ns, next_link_ns, next_report_ns, next_count_ns,
         next_safe_ns;
     struct sp_report report;
+    uint64_t paced_scans, paced_merges; /* what the counters were when the last pass began (pace.c) */
 };
 
 /* The mapping that holds a struct sp_worker. */
@@ -145,6 +148,12 @@ void sp_worker_lock(struct sp_worker *w);
 void sp_worker_forks(struct sp_worker *w);
 /* The link failed: closes it; everything that rested on it is void. */
 void sp_worker_unlink(struct sp_worker *w);
+
+/* pace.c */
+/* A pass begins. */
+void sp_pace_begin(struct sp_worker *w);
+/* The shortest pause after it that the process's pace allows. */
+uint64_t sp_pace_pause_ns(const struct sp_worker *w);
 
 /* look.c */
 /* Registers ranges that are not yet armed with the userfaultfd. */

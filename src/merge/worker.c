@@ -406,7 +406,10 @@ static void overdraw(struct sp_worker *w, uint64_t cost_ns, int64_t gain) {
 static uint64_t pause_least_ns(const struct sp_worker *w) {
     uint64_t shortest = w->engine->settings.v[SP_SETTING_sleep_millisecs] * MS;
     uint64_t over = w->overdrawn_ns > OVERDRAFT_NS ? (w->overdrawn_ns - OVERDRAFT_NS) * OVERDRAW : 0;
-    return over > shortest ? over : shortest;
+    uint64_t paced = sp_pace_pause_ns(w);
+    if (over > shortest)
+        shortest = over;
+    return paced > shortest ? paced : shortest;
 }
 
 /* Short while there is much to do, longer and longer when there is not. */
@@ -443,6 +446,7 @@ static void scanning_pass(struct sp_worker *w) {
     w->scan_cut = w->hinted = false;
     if (sp_now_ns() >= w->next_count_ns)
         count_mappings(w);
+    sp_pace_begin(w);
     sp_look_arm(w);
     sp_look_written(w, 0, UINT64_MAX);
     work_through(w, false);

@@ -169,7 +169,7 @@ static long advise_special(const struct advice *a) {
     return r;
 }
 
-/* As the kernel: silent about memory that cannot be merged, ENOMEM for holes. */
+/* As the kernel: silent about memory that cannot be merged, ENOMEM for holes, EAGAIN for want of memory. */
 static long advise_merge(const struct advice *a) {
     long r = 0;
     if (a->start == a->end)
@@ -177,11 +177,13 @@ static long advise_merge(const struct advice *a) {
     if (shim_overlaps(a->start, a->end)) {
         bool taken = shim_lock();
         if (a->advice == MADV_MERGEABLE)
-            shim_want_locked(a->start, a->end);
+            shim_advise_locked(a->start, a->end);
         else
-            r = shim_retire_locked(a->start, a->end);
+            r = shim_unadvise_locked(a->start, a->end);
         shim_unlock(taken);
     }
+    if (r == -ENOMEM)
+        return -EAGAIN;
     if (r >= 0 && !shim_mapped(a->start, a->end))
         r = -ENOMEM;
     return r;
@@ -257,42 +259,74 @@ static bool is_self(int pidfd) {
     return false;
 }
 
-/* Advice to ourselves goes the way of madvise, range by range: how much was done, or the first error. */
+/* The most bytes that one call advises (MAX_RW_COUNT in the kernel). */
+#define BYTES_MAX UINT64_C(0x7ffff000)
+
+/* Range by range, as the kernel: how much was done, or the first error. */
+static long advise_ranges(uint64_t v, uint64_t count, int advice) {
+    uint64_t wanted = 0, done = 0;
+    struct iovec range;
+
+    for (uint64_t i = 0; i < count && !sp_peek(&range, v + i * sizeof(range), sizeof(range)); i++)
+        wanted += range.iov_len;
+    wanted = wanted < BYTES_MAX ? wanted : BYTES_MAX;
+    for (; done < wanted; v += sizeof(range)) {
+        if (sp_peek(&range, v, sizeof(range)))
+            return done ? (long)done : -EFAULT;
+        uint64_t bytes = range.iov_len < wanted - done ? range.iov_len : wanted - done;
+        long r = call_madvise((uint64_t)(uintptr_t)range.iov_base, bytes, advice);
+        if (is_error(r))
+            return done ? (long)done : r;
+        done += bytes;
+    }
+    return (long)done;
+}
+
+/* Advice to ourselves goes the way of madvise. What is wrong with the ranges themselves the kernel says, when
+ * it is asked to read nothing into them. */
 long call_process_madvise(const long a[6]) {
     const struct call raw = {SYS_process_madvise, {a[0], a[1], a[2], a[3], a[4], a[5]}};
     uint64_t count = (uint64_t)a[2];
-    long done = 0;
+    int advice = (int)a[3];
+    bool merge = advice == MADV_MERGEABLE || advice == MADV_UNMERGEABLE;
 
-    if (!shim.engine || !shim.tracked.n || count > 1024 || a[4] || !is_self((int)a[0]))
+    if (!shim.engine || !(merge || shim_overlaps(0, UINT64_MAX)) || count > 1024 || a[4] ||
+        !is_self((int)a[0]))
         return call_make(&raw);
-    for (uint64_t i = 0; i < count; i++) {
-        struct iovec v;
-        if (sp_peek(&v, (uint64_t)a[1] + i * sizeof(v), sizeof(v)))
-            return done ? done : -EFAULT;
-        long r = call_madvise((uint64_t)(uintptr_t)v.iov_base, v.iov_len, (int)a[3]);
-        if (is_error(r))
-            return done ? done : r;
-        done += (long)v.iov_len;
-    }
-    return done;
+    long r = sp_syscall(SYS_process_vm_readv, sp_syscall(SYS_getpid), a[1], a[2], 0, 0, 0);
+    return r < 0 ? r : advise_ranges((uint64_t)a[1], count, advice);
 }
 
-/* PR_SET_MEMORY_MERGE, all that is there and all that will be; see prctl(2). */
+static long merge_any_begin_locked(void) {
+    shim.merge_any = true;
+    __atomic_store_n(&shim.allowed_bytes, 0, __ATOMIC_RELAXED);
+    shim_advise_locked(0, UINT64_MAX);
+    return 0;
+}
+
+/* What the program advised ends, too; and --all: the program knows what it wants. */
+static long merge_any_end_locked(void) {
+    int r = shim_unmerge_locked(0, UINT64_MAX);
+    if (r < 0)
+        return r;
+    shim.merge_any = shim.all = false;
+    /* It may have been set by who executed the program. */
+    sp_syscall(SYS_prctl, PR_SET_MEMORY_MERGE, 0, 0, 0, 0);
+    return 0;
+}
+
+/* PR_SET_MEMORY_MERGE, all that is there and all that will be, in programs executed from here too; to set
+ * what is set does nothing. See PR_SET_MEMORY_MERGE(2const). */
 static long merge_any_set(const long a[6]) {
     long r = 0;
     if (a[2] || a[3] || a[4])
         return -EINVAL;
     bool taken = shim_lock();
-    if (a[1]) {
-        shim.merge_any = true;
-        __atomic_store_n(&shim.allowed_bytes, 0, __ATOMIC_RELAXED);
-        shim_want_locked(0, UINT64_MAX);
-    } else if (shim.merge_any) {
-        r = shim_retire_locked(0, UINT64_MAX);
-        shim.merge_any = r < 0;
-        shim.all &= r < 0; /* the program knows what it wants */
-    }
+    if (!shim.merge_any != !a[1])
+        r = a[1] ? merge_any_begin_locked() : merge_any_end_locked();
+    bool merge_any = shim.merge_any;
     shim_unlock(taken);
+    inherit_write(merge_any); /* to memory that may be registered */
     return r;
 }
 

@@ -27,6 +27,7 @@
 struct remap {
     uint64_t old, old_bytes, new_bytes, target;
     int flags;
+    bool refused;    /* some of it: all of it is where it goes */
     struct call raw; /* as the program made it */
 };
 
@@ -50,6 +51,12 @@ static bool is_refused(const struct remap *m) {
            (m->target < old_end(m) && m->old < target_end);
 }
 
+/* What was mapped at the new place: it is as little wanted as the old one. */
+static void refuse_new_locked(const struct remap *m, uint64_t start, uint64_t end) {
+    if (m->refused)
+        (void)!ranges_add(&shim.refused, start, end);
+}
+
 /* The kernel can do it, for the range was never registered; the sets follow. */
 static long remap_ordinary_locked(const struct remap *m) {
     bool tracked = ranges_cover(&shim.tracked, m->old, old_end(m));
@@ -64,6 +71,7 @@ static long remap_ordinary_locked(const struct remap *m) {
     if (!(m->flags & MREMAP_DONTUNMAP))
         shim_forget_locked(m->old, old_end(m));
     shim_unmapped_locked((uint64_t)r, (uint64_t)r + m->new_bytes);
+    refuse_new_locked(m, (uint64_t)r, (uint64_t)r + m->new_bytes);
     if (tracked && m->new_bytes >= SHIM_TRACKED_MIN_BYTES)
         shim_track_locked((uint64_t)r, (uint64_t)r + m->new_bytes);
     return r;
@@ -119,6 +127,7 @@ static long grow_in_place_locked(const struct remap *m, const struct tail *tail,
     if (is_error(r))
         return -ENOMEM;
     shim_attributes_set(start, end, tail->attributes);
+    refuse_new_locked(m, start, end);
     enter_new_locked(m, start, end, wanted);
     return (long)m->old;
 }
@@ -195,6 +204,7 @@ static long move_locked(const struct remap *m, const struct tail *tail, bool wan
     }
     uint64_t target = (uint64_t)r;
     shim_unmapped_locked(target, target + m->new_bytes);
+    refuse_new_locked(m, target, target + m->new_bytes);
 
     struct move_walk w = {.remap = m, .distance = target - m->old, .done = m->old};
     int walked = sp_proc_mappings(m->old, old_end(m), visit_move, &w);
@@ -240,7 +250,7 @@ static long remap_special_locked(const struct remap *m) {
 }
 
 long call_mremap(uint64_t old, uint64_t old_bytes, uint64_t new_bytes, int flags, uint64_t target) {
-    const struct remap m = {
+    struct remap m = {
         .old = old,
         .old_bytes = page_up(old_bytes),
         .new_bytes = page_up(new_bytes),
@@ -260,6 +270,7 @@ long call_mremap(uint64_t old, uint64_t old_bytes, uint64_t new_bytes, int flags
 
     bool taken = shim_lock();
     shim.opaque = true; /* what was set on it moves along */
+    m.refused = ranges_overlap(&shim.refused, old, old_end(&m));
     long r = shim_special_locked(old, old_end(&m)) ? remap_special_locked(&m) : remap_ordinary_locked(&m);
     shim_unlock(taken);
     return r;

@@ -20,13 +20,15 @@
 #define SMALL_MAX   1024
 
 static struct sp_range tracked_items[TRACKED_MAX], wanted_items[WANTED_MAX], former_items[FORMER_MAX];
-static struct sp_range wiped_items[SMALL_MAX], locked_items[SMALL_MAX], dontfork_items[SMALL_MAX],
-    dontdump_items[SMALL_MAX], hugepage_items[SMALL_MAX], nohugepage_items[SMALL_MAX];
+static struct sp_range refused_items[SMALL_MAX], wiped_items[SMALL_MAX], locked_items[SMALL_MAX],
+    dontfork_items[SMALL_MAX], dontdump_items[SMALL_MAX], hugepage_items[SMALL_MAX],
+    nohugepage_items[SMALL_MAX];
 
 struct shim shim = {
     .tracked = {.items = tracked_items, .room = TRACKED_MAX},
     .wanted = {.items = wanted_items, .room = WANTED_MAX, .keep = true},
     .former = {.items = former_items, .room = FORMER_MAX, .keep = true},
+    .refused = {.items = refused_items, .room = SMALL_MAX, .keep = true},
     .wiped = {.items = wiped_items, .room = SMALL_MAX},
     .locked = {.items = locked_items, .room = SMALL_MAX},
     .dontfork = {.items = dontfork_items, .room = SMALL_MAX, .keep = true},
@@ -237,18 +239,28 @@ void shim_forget_locked(uint64_t start, uint64_t end) {
     ranges_cut(&shim.tracked, start, end);
     ranges_cut(&shim.wanted, start, end);
     ranges_cut(&shim.former, start, end);
+    ranges_cut(&shim.refused, start, end);
     ranges_cut(&shim.wiped, start, end);
     ranges_cut(&shim.locked, start, end);
     shim_forget_attributes_locked(start, end);
 }
 
-/* A part that is tracked and not to be wiped in children (those mappings of the store must not be shared
- * again: a child would lose them). */
+/* A part that is tracked, not refused, and not to be wiped in children (those mappings of the store must not
+ * be shared again: a child would lose them). */
 static void want_part_locked(uint64_t start, uint64_t end) {
-    if (ranges_overlap(&shim.wiped, start, end) || !ranges_add(&shim.wanted, start, end))
+    if (start >= end || ranges_overlap(&shim.wiped, start, end) || !ranges_add(&shim.wanted, start, end))
         return;
     if (shim.state == SHIM_ARMED && shim_is_owner())
         register_locked(start, end);
+}
+
+static void want_tracked_locked(uint64_t start, uint64_t end) {
+    struct sp_range refused = {.end = start};
+    for (uint64_t at = start; at < end; at = refused.end) {
+        if (!ranges_first(&shim.refused, at, end, &refused))
+            refused = (struct sp_range){end, end};
+        want_part_locked(at, refused.start);
+    }
 }
 
 void shim_want_locked(uint64_t start, uint64_t end) {
@@ -258,7 +270,7 @@ void shim_want_locked(uint64_t start, uint64_t end) {
     journal_empty_locked(true);
     struct sp_range part = {.end = start};
     while (ranges_first(&shim.tracked, part.end, end, &part))
-        want_part_locked(part.start, part.end);
+        want_tracked_locked(part.start, part.end);
     if (shim.state != SHIM_UNARMED)
         return;
     if (!shim.wanted.n) {
@@ -267,6 +279,19 @@ void shim_want_locked(uint64_t start, uint64_t end) {
     }
     __atomic_store_n(&shim.state, SHIM_ARMING, __ATOMIC_SEQ_CST);
     finish_arming_locked();
+}
+
+void shim_advise_locked(uint64_t start, uint64_t end) {
+    ranges_cut(&shim.refused, start, end);
+    shim_want_locked(start, end);
+}
+
+static int refuse_locked(uint64_t start, uint64_t end) {
+    struct sp_range part = {.end = start};
+    while (ranges_first(&shim.tracked, part.end, end, &part))
+        if (!ranges_add(&shim.refused, part.start, part.end))
+            return -ENOMEM;
+    return 0;
 }
 
 static int retire_part_locked(uint64_t start, uint64_t end) {
@@ -290,6 +315,21 @@ int shim_retire_locked(uint64_t start, uint64_t end) {
             return r;
     }
     return 0;
+}
+
+int shim_unmerge_locked(uint64_t start, uint64_t end) {
+    struct sp_range part = {.end = start};
+    while (shim.state == SHIM_ARMED && ranges_first(&shim.wanted, part.end, end, &part)) {
+        int r = sp_engine_refill_locked(shim.engine, part.start, part.end);
+        if (r < 0)
+            return r;
+    }
+    return shim_retire_locked(start, end);
+}
+
+int shim_unadvise_locked(uint64_t start, uint64_t end) {
+    int r = shim_unmerge_locked(start, end);
+    return r >= 0 && (shim.all || shim.merge_any) ? refuse_locked(start, end) : r;
 }
 
 void shim_unmapped_locked(uint64_t start, uint64_t end) {

@@ -11,6 +11,7 @@
  *               thread stacks) never do. A subset of what is mapped, always.
  *     wanted    advised to be merged, and tracked: what is registered with the engine (once armed).
  *     former    was registered once and may still have mappings of the store in it, although private.
+ *     refused   tracked, and advised not to be merged (MADV_UNMERGEABLE): not wanted although all is.
  *     wiped     mappings of the store whose program asked for WIPEONFORK, which the kernel refuses for them.
  *     dontfork  tracked memory that a child will not have; and likewise dontdump, hugepage, nohugepage: what
  *               madvise has set on tracked memory (known.c).
@@ -43,7 +44,7 @@ enum shim_state { SHIM_UNARMED, SHIM_ARMING, SHIM_ARMED };
 
 struct shim {
     struct sp_engine *engine; /* NULL: inactive, every call passes through. Set once, by the constructor */
-    struct ranges tracked, wanted, former, wiped, locked;
+    struct ranges tracked, wanted, former, refused, wiped, locked;
     struct ranges dontfork, dontdump, hugepage, nohugepage;
     struct journal journal; /* what is to be put into `tracked`; sealed once armed */
     uint64_t grown_bytes;   /* mapped since `tracked` was last measured, and */
@@ -127,11 +128,17 @@ void shim_track_locked(uint64_t start, uint64_t end);
 /* The range has been unmapped or replaced: forgets it in every set. */
 void shim_forget_locked(uint64_t start, uint64_t end);
 
-/* Advice: registers what may be registered of the range. */
+/* Registers what may be registered of the range, but for what is refused. */
 void shim_want_locked(uint64_t start, uint64_t end);
+/* The program wants the range merged; or it does not: then every page that it has there is its own on return,
+ * and stays so also where all is merged. -ENOMEM. */
+void shim_advise_locked(uint64_t start, uint64_t end);
+SP_WARN_UNUSED int shim_unadvise_locked(uint64_t start, uint64_t end);
 /* Takes the range out of the registration with its content made private: it behaves like ordinary memory
  * then, except for calls that mappings of the store answer differently (`former`). -ENOMEM. */
 SP_WARN_UNUSED int shim_retire_locked(uint64_t start, uint64_t end);
+/* The same, and pages of zeros that were given back have memory of their own again. -ENOMEM. */
+SP_WARN_UNUSED int shim_unmerge_locked(uint64_t start, uint64_t end);
 /* A system call has made the mappings in the range go away: everything is forgotten, and references are given
  * back, under the lock that was held since before the call. Or it has failed to. */
 void shim_unmapped_locked(uint64_t start, uint64_t end);
@@ -201,6 +208,18 @@ void counted_init(void);
 
 /* Likewise. */
 void identity_init(void);
+
+/* inherit.c ------------------------------------------------------------------------------------------- */
+
+/* From the constructor: what PR_SET_MEMORY_MERGE was set to when this program was executed. */
+bool inherit_read(char **environment);
+/* What programs are to find that are executed from here. */
+void inherit_write(bool merge_any);
+
+/* names_device.c -------------------------------------------------------------------------------------- */
+
+/* From the constructor, in every process: what its names go on to. */
+void device_init(void);
 
 /* leave.c --------------------------------------------------------------------------------------------- */
 

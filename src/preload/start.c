@@ -9,6 +9,7 @@
  *                       somebody is left (fcntl(2), leases)
  *     SAMEPAGE_SET      "KEY=VALUE,...", see core/settings.h
  *     SAMEPAGE_SCOPE    what is merged, see preload/scope.h
+ *     SAMEPAGE_MERGE_ANY  see inherit.c
  *
  * Runs before every other constructor, the C library's own included (-z initfirst; see fork.c for why), so
  * that the environment comes from the arguments that the dynamic linker passes, not from getenv.
@@ -93,7 +94,8 @@ static void start(char **environment) {
     sp_engine_bare(engine);
     sp_engine_mappings(engine, shim_mappings);
     shim.all = scope == SP_SCOPE_ALL;
-    shim.allowed_bytes = settings.v[SP_SETTING_worker_start_kbytes] * 1024;
+    shim.merge_any = inherit_read(environment);
+    shim.allowed_bytes = shim.merge_any ? 0 : settings.v[SP_SETTING_worker_start_kbytes] * 1024;
     fork_watch();
     /* From here on the interposed calls see it; there is only this thread. */
     shim.engine = engine;
@@ -106,6 +108,7 @@ __attribute__((constructor)) static void construct(int argc, char **argv, char *
     fork_init(); /* also where nothing is merged: the names go on to the C library's */
     counted_init();
     identity_init();
+    device_init();
     start(environment);
     errno = saved;
 }

@@ -37,6 +37,13 @@ for standard in c99 c11 c17; do
 done
 ok 'the header compiles alone as C'
 
+echo '#include <samepage/ksm_2008.h>' >"$work/old.c"
+echo 'int main(void) { return KSM_START_STOP_KTHREAD != 0x4010ab03 || KSM_REGISTER_MEMORY_REGION != 0x4010ab20; }' >>"$work/old.c"
+# shellcheck disable=SC2046,SC2086
+$cc -std=c99 $strict $(pkg-config --cflags samepage) "$work/old.c" -o "$work/old"
+"$work/old"
+ok 'the header of /dev/ksm compiles alone, with the numbers of 2008'
+
 cp "$work/alone.c" "$work/alone.cc"
 cat >>"$work/alone.cc" <<'CODE'
 int use(samepage_domain *domain) {

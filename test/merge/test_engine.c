@@ -103,6 +103,66 @@ static void test_zeros_become_holes(void **state) {
     memory_free(p, N);
 }
 
+/* A part of it; the next is read-only, and another protection ends in the middle of a run of zeros. */
+static void test_holes_become_pages(void **state) {
+    struct engine_rig r;
+    rig_init(&r, NULL);
+    uint8_t *p = memory_new(N);
+    uintptr_t start = (uintptr_t)p;
+    memset(p, 0, N);
+    rig_add(&r, p, N);
+    assert_int_equal(rig_settle(&r), 0);
+    assert_true(rig_until(&r, SP_COUNTER_ksm_zero_pages, PAGES, PAGES));
+    sp_engine_lock(r.engine);
+    must(sp_protect(start + 16 * PAGE, 16 * PAGE, PROT_READ), "protect");
+    must(sp_engine_protection_locked(r.engine, start + 16 * PAGE, start + 32 * PAGE, PROT_READ), "tell");
+    int error = sp_engine_refill_locked(r.engine, start + 5 * PAGE, start + 40 * PAGE);
+    for (size_t i = 0; i < 64; i++)
+        assert_true(page_present(p + i * PAGE) == (i >= 5 && i < 40));
+    sp_engine_unlock(r.engine);
+    assert_int_equal(error, 0);
+    assert_int_equal(sp_protect(start + 16 * PAGE, 16 * PAGE, PROT_READ | PROT_WRITE), 0);
+    for (size_t i = 0; i < PAGES; i++)
+        assert_true(page_is_zero(p + i * PAGE));
+    r.engine = sp_engine_free(r.engine);
+    memory_free(p, N);
+}
+
+static void set_pace(struct engine_rig *r, struct sp_pace pace) {
+    sp_engine_lock(r->engine);
+    sp_engine_pace_locked(r->engine, &pace);
+    sp_engine_unlock(r->engine);
+}
+
+/* Held, nothing is read; and after a pass that read more than it may nothing is for long. */
+static void test_pace(void **state) {
+    struct engine_rig r;
+    rig_init(&r, NULL);
+    uint8_t *a = memory_new(N), *b = memory_new(N);
+    fill(a, PAGES, 1);
+    fill(b, PAGES, 1);
+    set_pace(&r, (struct sp_pace){.held = true});
+    rig_add(&r, a, N);
+    rig_add(&r, b, N);
+    usleep(200000);
+    assert_int_equal(rig_counter(&r, SP_COUNTER_pages_scanned), 0);
+    set_pace(&r, (struct sp_pace){.held = false});
+    assert_true(rig_until(&r, SP_COUNTER_pages_merged, 2 * PAGES, 2 * PAGES));
+    set_pace(&r, (struct sp_pace){.sleep_ns = UINT64_MAX / 2, .scan_pages = 1, .merge_pages = PAGES});
+    usleep(200000);
+    uint8_t *c = memory_new(N);
+    fill(c, PAGES, 1);
+    rig_add(&r, c, N);
+    usleep(200000);
+    assert_int_equal(rig_counter(&r, SP_COUNTER_pages_merged), 2 * PAGES);
+    set_pace(&r, (struct sp_pace){.sleep_ns = 1000, .scan_pages = 1, .merge_pages = 1});
+    assert_true(rig_until(&r, SP_COUNTER_pages_merged, 3 * PAGES, 3 * PAGES));
+    r.engine = sp_engine_free(r.engine);
+    memory_free(a, N);
+    memory_free(b, N);
+    memory_free(c, N);
+}
+
 static bool stop; /* atomic */
 
 static void *keeps_writing(void *arg) {
@@ -511,6 +571,8 @@ int main(void) {
         cmocka_unit_test(test_shares),
         cmocka_unit_test(test_stays_merged_after_free),
         cmocka_unit_test(test_zeros_become_holes),
+        cmocka_unit_test(test_holes_become_pages),
+        cmocka_unit_test(test_pace),
         cmocka_unit_test(test_volatile),
         cmocka_unit_test(test_gives_back),
         cmocka_unit_test(test_no_offset_reused),

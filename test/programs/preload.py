@@ -72,6 +72,7 @@ def environment_cases(calls, shim, environment):
             ("unknown scope", {"SAMEPAGE_SCOPE": "most"}, "SAMEPAGE_SCOPE"),
             ("empty socket", {"SAMEPAGE_SOCKET": ""}, "SAMEPAGE_SOCKET"),
             ("long socket", {"SAMEPAGE_SOCKET": "/" + "x" * 300}, "SAMEPAGE_SOCKET"),
+            ("neither 0 nor 1", {"SAMEPAGE_MERGE_ANY": "yes"}, None),
             ("nobody listens", {"SAMEPAGE_SOCKET": "/nowhere/socket"}, None),
             ("no such alive file", {"SAMEPAGE_ALIVE": "/nowhere/alive"}, None)]:
         full = {**environment, "LD_PRELOAD": shim, **change}

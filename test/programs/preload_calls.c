@@ -2,12 +2,10 @@
 /*
  * Every call that the shim stands in front of, made on memory that is merged: preload_calls CASE.
  *
- * Prints what each call returned, errno, and what memory looked like afterwards, never an address. preload.py
- * runs each case with the shim and without, and compares: the kernel itself is the model. With
+ * preload.py runs each case with the shim and without, and compares: the kernel itself is the model. With
  * SAMEPAGE_SOCKET set a case waits until its memory is mapped from the store before it goes on.
  */
 #include <dirent.h>
-#include <errno.h>
 #include <fcntl.h>
 #include <linux/filter.h>
 #include <linux/sched.h>
@@ -18,28 +16,16 @@
 #include <setjmp.h>
 #include <signal.h>
 #include <spawn.h>
-#include <stdbool.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/ioctl.h>
-#include <sys/mman.h>
-#include <sys/prctl.h>
 #include <sys/shm.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/time.h>
 #include <sys/uio.h>
-#include <sys/wait.h>
 #include <time.h>
-#include <unistd.h>
 
-#ifndef PR_SET_MEMORY_MERGE
-#define PR_SET_MEMORY_MERGE 67
-#define PR_GET_MEMORY_MERGE 68
-#endif
+#include "calls.h"
+
 #ifndef PR_SET_VMA
 #define PR_SET_VMA 0x53564d41
 #endif
@@ -53,171 +39,6 @@
 #define MADV_GUARD_INSTALL 102
 #define MADV_GUARD_REMOVE  103
 #endif
-
-#define PAGE  ((size_t)4096)
-#define PAGES ((size_t)512)
-#define AREA  (PAGES * PAGE)
-
-static bool with_shim;
-
-/* ---- what is printed ---- */
-
-static void say(const char *what, long result) {
-    int error = errno;
-    if (result == -1)
-        printf("%s: %s\n", what, strerrorname_np(error));
-    else
-        printf("%s: %ld\n", what, result);
-    errno = 0;
-}
-
-#define CALL(...) (errno = 0, say(#__VA_ARGS__, (long)(__VA_ARGS__)))
-/* For calls that return an address: only whether it is the expected one. */
-#define CALL_AT(expected, ...) (errno = 0, say_address(#__VA_ARGS__, (__VA_ARGS__), (expected)))
-
-static void say_address(const char *what, const void *got, const void *expected) {
-    int error = errno;
-    if (got == MAP_FAILED)
-        printf("%s: %s\n", what, strerrorname_np(error));
-    else
-        printf("%s: %s\n", what, got == expected ? "there" : "elsewhere");
-    errno = 0;
-}
-
-/* ---- memory ---- */
-
-static void fill(unsigned char *p, size_t pages) {
-    for (size_t i = 0; i < pages; i++) {
-        uint64_t *w = (uint64_t *)(p + i * PAGE);
-        for (size_t k = 0; k < PAGE / 8; k++)
-            w[k] = (i % 64 + 1) * 1000003 + k;
-    }
-}
-
-static bool is_filled(const unsigned char *p, size_t index) {
-    const uint64_t *w = (const uint64_t *)p;
-    for (size_t k = 0; k < PAGE / 8; k++)
-        if (w[k] != (index % 64 + 1) * 1000003 + k)
-            return false;
-    return true;
-}
-
-static bool is_zero(const unsigned char *p) {
-    for (size_t k = 0; k < PAGE; k++)
-        if (p[k])
-            return false;
-    return true;
-}
-
-/* What the pages look like, as runs: "200 filled, 3 zero, ..."; page k of [p) was filled as `first` + k. */
-static void show(const char *what, const unsigned char *p, size_t pages, size_t first) {
-    static const char *const names[] = {"filled", "zero", "other"};
-    size_t run = 0;
-    int last = -1;
-    printf("%s:", what);
-    for (size_t i = 0; i <= pages; i++) {
-        int now = i == pages ? -1 : is_filled(p + i * PAGE, first + i) ? 0 : is_zero(p + i * PAGE) ? 1 : 2;
-        if (now != last && run) {
-            printf(" %zu %s", run, names[last]);
-            run = 0;
-        }
-        last = now;
-        run++;
-    }
-    printf("\n");
-}
-
-static size_t mapped_from_store(const unsigned char *p, size_t bytes) {
-    char line[512];
-    size_t sum = 0;
-    uintptr_t from = (uintptr_t)p, to = from + bytes;
-    FILE *f = fopen("/proc/thread-self/maps", "re");
-    while (f && fgets(line, sizeof(line), f)) {
-        unsigned long start, end;
-        if (!strstr(line, "/memfd:samepage") || sscanf(line, "%lx-%lx", &start, &end) != 2)
-            continue;
-        start = start < from ? from : start;
-        end = end > to ? to : end;
-        if (start < end)
-            sum += end - start;
-    }
-    if (f)
-        fclose(f);
-    return sum;
-}
-
-static void wait_merged(const unsigned char *p, size_t bytes) {
-    if (!with_shim)
-        return;
-    for (int i = 0; i < 3000; i++) {
-        if (mapped_from_store(p, bytes) == bytes)
-            return;
-        usleep(10000);
-    }
-    fprintf(stderr, "only %zu of %zu bytes are merged\n", mapped_from_store(p, bytes), bytes);
-    exit(3);
-}
-
-/* An area in the middle of unusable memory, so that nothing lies beside it by chance. */
-static unsigned char *area_new(void) {
-    unsigned char *p = mmap(NULL, 5 * AREA, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    unsigned char *middle = p + 2 * AREA;
-    if (p == MAP_FAILED ||
-        mmap(middle, AREA, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) != middle)
-        exit(4);
-    fill(middle, PAGES);
-    return middle;
-}
-
-/* Pages are alike within an area (64 contents, 8 times each), so one process finds its own twins. */
-static unsigned char *area_merged(void) {
-    unsigned char *p = area_new();
-    if (madvise(p, AREA, MADV_MERGEABLE))
-        exit(5);
-    wait_merged(p, AREA);
-    return p;
-}
-
-static bool is_mapped(const void *p, size_t bytes) {
-    return msync((void *)(uintptr_t)p, bytes, MS_ASYNC) == 0;
-}
-
-/* The exit status of a child, or -signal. */
-static int reap(pid_t pid) {
-    int status;
-    if (pid < 0 || waitpid(pid, &status, 0) != pid)
-        return -1000;
-    return WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status);
-}
-
-static int count_filled(const unsigned char *p, size_t pages) {
-    int n = 0;
-    for (size_t i = 0; i < pages; i++)
-        n += is_filled(p + i * PAGE, i);
-    return n;
-}
-
-/* Of the mappings in the range, how many bytes have this flag in VmFlags. */
-static size_t flagged(const unsigned char *p, size_t bytes, const char *flag) {
-    char line[512], wanted[8];
-    size_t sum = 0;
-    unsigned long start = 0, end = 0;
-    uintptr_t from = (uintptr_t)p, to = from + bytes;
-    snprintf(wanted, sizeof(wanted), " %s ", flag);
-    FILE *f = fopen("/proc/self/smaps", "re");
-    while (f && fgets(line, sizeof(line), f)) {
-        unsigned long a, b;
-        if (sscanf(line, "%lx-%lx ", &a, &b) == 2) {
-            start = a < from ? from : a;
-            end = b > to ? to : b;
-        } else if (strncmp(line, "VmFlags:", 8) == 0 && strstr(line, wanted) && start < end) {
-            sum += end - start;
-        }
-    }
-    if (f)
-        fclose(f);
-    return sum;
-}
 
 /* ---- mapping and unmapping ---- */
 
@@ -946,6 +767,35 @@ static void case_signals(void) {
     }
 }
 
+static bool cleaned_up;
+
+static void on_cancel(void *arg) {
+    cleaned_up = arg != NULL;
+}
+
+static void *blocked_open(void *path) {
+    pthread_cleanup_push(on_cancel, path);
+    printf("opened %d\n", open(path, O_RDONLY));
+    pthread_cleanup_pop(0);
+    return NULL;
+}
+
+/* Cancellation points stay what they are. */
+static void case_cancel(void) {
+    char path[] = "/tmp/preload_calls.XXXXXX";
+    pthread_t t;
+    void *result = NULL;
+    close(mkstemp(path));
+    unlink(path);
+    CALL(mkfifo(path, 0600));
+    pthread_create(&t, NULL, blocked_open, path);
+    usleep(100000);
+    int error = pthread_cancel(t);
+    pthread_join(t, &result);
+    printf("error %d cancelled %d cleaned up %d\n", error, result == PTHREAD_CANCELED, cleaned_up);
+    unlink(path);
+}
+
 /* ---- the rest of a program ---- */
 
 static void case_closefrom(void) {
@@ -1149,29 +999,19 @@ static void case_syscall(void) {
     X(mremap_shrink)                                                                                         \
     X(mremap_grow)                                                                                           \
     X(mremap_move)                                                                                           \
-    X(mremap_fixed) X(mremap_dontunmap) X(madvise_errors) X(dontneed) X(dontneed_unmerged)                   \
-        X(dontneed_locked) X(free) X(remove) X(guard) X(wipeonfork) X(dontfork) X(process_madvise)           \
-            X(mprotect) X(pkey) X(mlock) X(mbind) X(name) X(merge_any) X(children) X(child_merges) X(vfork)  \
-                X(vfork_first) X(atfork) X(signals) X(closefrom) X(userfaultfd) X(seccomp_after)             \
-                    X(seccomp_before) X(unshare) X(setns) X(count) X(syscall)
+    X(mremap_fixed)                                                                                          \
+    X(mremap_dontunmap)                                                                                      \
+    X(madvise_errors)                                                                                        \
+    X(dontneed) X(dontneed_unmerged) X(dontneed_locked) X(free) X(remove) X(guard) X(wipeonfork) X(dontfork) \
+        X(process_madvise) X(mprotect) X(pkey) X(mlock) X(mbind) X(name) X(merge_any) X(children)            \
+            X(child_merges) X(vfork) X(vfork_first) X(atfork) X(signals) X(cancel) X(closefrom)              \
+                X(userfaultfd) X(seccomp_after) X(seccomp_before) X(unshare) X(setns) X(count) X(syscall)
 
 int main(int argc, char **argv) {
-    static const struct {
-        const char *name;
-        void (*run)(void);
-    } cases[] = {
+    static const struct call_case cases[] = {
 #define X(name) {#name, case_##name},
         CASES(X)
 #undef X
     };
-    with_shim = getenv("SAMEPAGE_SOCKET") != NULL;
-    for (size_t i = 0; i < sizeof(cases) / sizeof(*cases); i++) {
-        if (argc < 2)
-            puts(cases[i].name);
-        else if (strcmp(argv[1], cases[i].name) == 0) {
-            cases[i].run();
-            return fflush(stdout) ? 1 : 0;
-        }
-    }
-    return argc < 2 ? 0 : 2;
+    return cases_main(argc, argv, cases, sizeof(cases) / sizeof(*cases));
 }

@@ -275,7 +275,7 @@ class Unnoticed(Case):
                 directory = os.path.dirname(added["SAMEPAGE_SOCKET"])
                 self.assertEqual(os.path.dirname(directory), self.runtime)
                 self.assertEqual(added, {"SAMEPAGE_SOCKET": f"{directory}/socket",
-                                         "SAMEPAGE_ALIVE": f"{directory}/alive"})
+                                         "SAMEPAGE_ALIVE": f"{directory}/alive", "SAMEPAGE_MERGE_ANY": "0"})
 
     def test_settings_in_the_environment(self):
         self.set(SAMEPAGE_SET="freeze_micros=99")

@@ -1,0 +1,166 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The requests of /dev/ksm. See device.h, and for what they mean include/samepage/ksm_2008.h.
+ *
+ * The thread of KSM_START_STOP_KTHREAD is the engine of this process: what one process may decide for itself.
+ */
+#include "preload/device.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/memfd.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/uio.h>
+
+#include "merge/state.h"
+#include "os/kernel.h"
+#include "os/mapping.h"
+#include "preload/shim.h"
+#include "samepage/ksm_2008.h"
+
+enum kind { NONE, DEVICE, AREA };
+
+/* What is written in the memfd. */
+struct mark {
+    char text[12];
+    uint32_t kind;
+};
+
+#define TEXT  "samepage ksm"
+#define SEALS (F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE)
+
+/* Under this name it stands in /proc/PID/fd, as "/memfd:NAME (deleted)". */
+static long descriptor_new(enum kind kind, const char *name, bool close_on_exec) {
+    struct mark mark = {TEXT, kind};
+    long fd = sp_syscall(SYS_memfd_create, name, MFD_ALLOW_SEALING | (close_on_exec ? MFD_CLOEXEC : 0));
+    if (fd < 0)
+        return fd;
+    long r = sp_syscall(SYS_pwrite64, fd, &mark, sizeof(mark), 0);
+    if (r == (long)sizeof(mark))
+        r = sp_syscall(SYS_fcntl, fd, F_ADD_SEALS, SEALS);
+    else if (r >= 0)
+        r = -ENOSPC;
+    if (r >= 0)
+        return fd;
+    sp_syscall(SYS_close, fd);
+    return r;
+}
+
+/* Only memfds have seals, so nothing is read from anything else. */
+static enum kind kind_of(int fd) {
+    struct mark mark;
+    if (sp_syscall(SYS_fcntl, fd, F_GET_SEALS) != SEALS ||
+        sp_syscall(SYS_pread64, fd, &mark, sizeof(mark), 0) != (long)sizeof(mark) ||
+        memcmp(mark.text, TEXT, sizeof(mark.text)))
+        return NONE;
+    return mark.kind == DEVICE || mark.kind == AREA ? (enum kind)mark.kind : NONE;
+}
+
+static uint64_t inode_of(int fd) {
+    struct stat st;
+    return sp_syscall(SYS_fstat, fd, &st) ? 0 : st.st_ino;
+}
+
+uint64_t device_area(int fd) {
+    return kind_of(fd) == AREA ? inode_of(fd) : 0;
+}
+
+long device_open(int flags) {
+    return flags & O_DIRECTORY ? -ENOTDIR : descriptor_new(DEVICE, "ksm", flags & O_CLOEXEC);
+}
+
+/* ---- the thread ---- */
+
+static struct ksm_kthread_info thread; /* under the engine's lock; valid once it was set */
+static bool thread_set;
+
+static long thread_start_stop(const void *argument) {
+    struct ksm_kthread_info info;
+    if (sp_peek(&info, (uintptr_t)argument, sizeof(info)))
+        return -EFAULT;
+    bool runs = info.flags & ksm_control_flags_run;
+    if (runs && !info.pages_to_scan)
+        return -EPERM;
+    const struct sp_pace pace = {
+        .held = !runs || !info.max_pages_to_merge,
+        .sleep_ns = (uint64_t)info.sleep * 1000,
+        .scan_pages = info.pages_to_scan,
+        .merge_pages = info.max_pages_to_merge,
+    };
+    bool taken = shim_lock();
+    thread = info;
+    thread_set = true;
+    sp_engine_pace_locked(shim.engine, &pace);
+    shim_unlock(taken);
+    return 0;
+}
+
+/* Writes to memory that may not be there. */
+static long poke(void *to, const void *from, size_t bytes) {
+    struct iovec source = {(void *)(uintptr_t)from, bytes}, target = {to, bytes};
+    long r = sp_syscall(SYS_process_vm_writev, sp_syscall(SYS_getpid), &source, 1, &target, 1, 0);
+    return r == (long)bytes ? 0 : -EFAULT;
+}
+
+static long thread_info(void *argument) {
+    bool taken = shim_lock();
+    struct ksm_kthread_info info = thread;
+    if (!thread_set)
+        info = (struct ksm_kthread_info){
+            .sleep = (uint32_t)shim.engine->settings.v[SP_SETTING_sleep_millisecs] * 1000,
+            .pages_to_scan = UINT32_MAX,
+            .max_pages_to_merge = UINT32_MAX,
+            .flags = ksm_control_flags_run,
+        };
+    shim_unlock(taken);
+    return poke(argument, &info, sizeof(info));
+}
+
+/* ---- requests ---- */
+
+static long region_register(uint64_t area, const void *argument) {
+    struct ksm_memory_region region;
+    if (sp_peek(&region, (uintptr_t)argument, sizeof(region)))
+        return -EFAULT;
+    uint64_t start = page_down(region.addr), end;
+    if (__builtin_add_overflow(start, (uint64_t)region.npages * SP_PAGE_SIZE, &end))
+        return -EINVAL;
+    return start < end ? areas_register(area, start, end) : 0;
+}
+
+static long ask_device(unsigned request, void *argument) {
+    switch (request) {
+    case KSM_GET_API_VERSION:
+        return KSM_API_VERSION;
+    case KSM_CREATE_SHARED_MEMORY_AREA:
+        return descriptor_new(AREA, "ksm-sma", false);
+    case KSM_START_STOP_KTHREAD:
+        return thread_start_stop(argument);
+    case KSM_GET_INFO_KTHREAD:
+        return thread_info(argument);
+    default:
+        return -EINVAL;
+    }
+}
+
+static long ask_area(int fd, unsigned request, const void *argument) {
+    uint64_t area = inode_of(fd);
+    switch (request) {
+    case KSM_REGISTER_MEMORY_REGION:
+        return region_register(area, argument);
+    case KSM_REMOVE_MEMORY_REGION:
+        return areas_remove(area);
+    default:
+        return -EINVAL;
+    }
+}
+
+bool device_ioctl(int fd, unsigned request, void *argument, long *ret_result) {
+    enum kind kind = shim.engine ? kind_of(fd) : NONE;
+    if (kind == NONE)
+        return false;
+    areas_sweep();
+    *ret_result = kind == DEVICE ? ask_device(request, argument) : ask_area(fd, request, argument);
+    return true;
+}
