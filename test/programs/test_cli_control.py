@@ -396,6 +396,20 @@ class File(Case):
         self.assertEqual(status, 2)
         self.assertIn("one file only", err)
 
+    @unittest.skipIf(os.geteuid(), "needs root for a mount namespace")
+    def test_the_machines_file(self):
+        """Root's daemon reads it unasked, a private one does not. In an /etc of their own."""
+        script = ("mount -t tmpfs none /etc && mkdir /etc/samepage && echo run=9 >/etc/samepage/samepaged.conf && "
+                  f'exec {SAMEPAGED} --socket {self.runtime}/x/socket "$@"')
+        namespace = ("--mount", "sh", "-c", script, "sh")
+        status, _, err = self.samepage(*namespace, program="unshare")
+        self.assertEqual(status, 2, err)
+        self.assertIn("/etc/samepage/samepaged.conf:1: value out of range '9' for run", err)
+        # Its owner is no process: it ends as soon as it has begun.
+        status, _, err = self.samepage(*namespace, "--owner-pid", "2147483647", program="unshare")
+        self.assertEqual(status, 0, err)
+        self.assertIn("nobody needs it any more", err)
+
     def test_options_win(self):
         path = f"{self.runtime}/file"
         with open(path, "w", encoding="ascii") as f:
