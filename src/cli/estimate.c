@@ -296,6 +296,7 @@ static int report(const struct choice *c, const struct sp_estimate_report *r) {
         status = fail(-ENOMEM);
     if (!c->json)
         sp_estimate_print(r);
+    fflush(stdout); /* the page may go there, too */
     int error = c->html ? sp_estimate_html(r, c->html) : 0;
     if (error) {
         sp_complain(&sp_command_estimate, "cannot write %s: %s", c->html, strerror(-error));

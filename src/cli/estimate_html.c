@@ -29,14 +29,16 @@ struct target {
 
 static int find_target(const char *path, struct target *t) {
     struct stat st;
-    bool there = realpath(path, t->path) && !stat(t->path, &st);
+    bool there = !stat(path, &st);
     if (!there && errno != ENOENT)
         return -errno;
-    if (!there && snprintf(t->path, sizeof t->path, "%s", path) >= (int)sizeof t->path)
-        return -ENAMETOOLONG;
     if (there && S_ISDIR(st.st_mode))
         return -EISDIR;
     t->replace = !there || S_ISREG(st.st_mode);
+    if (there && t->replace && !realpath(path, t->path))
+        return -errno;
+    if (!(there && t->replace) && snprintf(t->path, sizeof t->path, "%s", path) >= (int)sizeof t->path)
+        return -ENAMETOOLONG;
     snprintf(t->temporary, sizeof t->temporary, "%s.XXXXXX", t->path);
     const char *slash = strrchr(t->path, '/');
     snprintf(t->directory, sizeof t->directory, "%.*s", slash ? (int)(slash - t->path) + 1 : 1,

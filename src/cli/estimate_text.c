@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /* What `samepage estimate` prints for people: the answer first, then where it lies, then who has it in
  * common. */
-#include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "cli/estimate.h"
 #include "cli/output.h"
@@ -39,8 +39,8 @@ static void print_reading(const struct sp_estimate_report *r) {
                text_pages((double)e->n_pages));
     printf("\n");
     if (r->denied)
-        printf("%zu process%s not looked at: permission denied (root may)\n", r->denied,
-               r->denied == 1 ? "" : "es");
+        printf("%zu process%s not looked at: permission denied%s\n", r->denied, r->denied == 1 ? "" : "es",
+               geteuid() ? " (root may)" : "");
     if (r->ended)
         printf("%zu process%s ended meanwhile, or had no memory\n", r->ended, r->ended == 1 ? "" : "es");
     if (e->all.swapped)
