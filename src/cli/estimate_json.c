@@ -50,9 +50,9 @@ static json_t *json_process(const struct sp_estimate_process *p) {
     return with(json_figures(&p->figures),
                 json_pack("{s:i, s:i, s:o, s:I, s:I, s:o, s:o, s:o, s:o, s:o}", "pid", p->pid, "parent",
                           p->parent, "name", sp_json_name(p->name), "mappings", (json_int_t)p->mappings,
-                          "mappings_added_most", (json_int_t)(2 * p->runs), "saved_zero", bytes(p->zero),
-                          "within", bytes(p->within), "elsewhere", bytes(p->elsewhere), "alone",
-                          bytes(p->alone), "saved_error", bytes(p->error)));
+                          "mappings_added", (json_int_t)(2 * p->runs), "saved_zero", bytes(p->zero), "within",
+                          bytes(p->within), "elsewhere", bytes(p->elsewhere), "alone", bytes(p->alone),
+                          "saved_error", bytes(p->error)));
 }
 
 static json_t *json_processes(const struct sp_estimate *e) {

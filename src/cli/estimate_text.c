@@ -76,10 +76,11 @@ static void print_answer(const struct sp_estimate_report *r) {
     print_part(e->across, "copies in several processes");
     print_part(e->huge, "of all this in huge pages, which merging would split");
     print_part(e->all.left, "more in copies where samepage does not merge (LEFT)");
-    printf("Cost: up to %s mappings more in a process", sp_text_number((uint64_t)(2 * most_runs(e))));
+    printf("Cost: about %s mappings more in a process", sp_text_number((uint64_t)(2 * most_runs(e))));
     if (r->mappings_max)
         printf(" (allowed: %s)", sp_text_number(r->mappings_max));
-    printf("; a page fault for each page that is written again\n");
+    printf(", several times that where\nmany begin to merge at once; and a page fault for each page that is "
+           "written again\n");
 }
 
 static void print_kinds(const struct sp_estimate *e) {

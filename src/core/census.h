@@ -62,7 +62,8 @@ struct sp_census_process {
     struct sp_census_sum sum; /* out: kept by what can be merged */
     double distinct;          /* out: different contents in it */
     double elsewhere;         /* out: those of them that another process has too */
-    double runs;              /* out: runs of pages that would each become a mapping */
+    double runs;              /* out: runs of pages that would each become a mapping, if one process had
+                                 given all of them to the store */
     uint64_t group, unit;     /* the last ones in which it was met */
 };
 
