@@ -22,8 +22,10 @@ void sp_progress_init(struct sp_progress *p, uint64_t total_pages, size_t proces
 }
 
 static void draw(struct sp_progress *p, uint64_t pages) {
+    if (!p->shown)
+        return;
     uint64_t now_ns = sp_now_ns(), done = p->done_pages + pages;
-    if (!p->shown || now_ns < p->next_ns)
+    if (now_ns < p->next_ns)
         return;
     p->next_ns = now_ns + REDRAW_NS;
     if (done > p->total_pages)

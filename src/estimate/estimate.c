@@ -35,6 +35,12 @@ int sp_estimate_new(uint32_t one_in, struct sp_estimate **ret_estimate) {
     return 0;
 }
 
+uint32_t sp_estimate_least_sample(uint64_t pages, uint64_t available_bytes) {
+    uint64_t room = available_bytes / 2 / sizeof(struct sp_census_page) + 1;
+    uint64_t least = pages / room + 1;
+    return least < UINT32_MAX ? (uint32_t)least : UINT32_MAX;
+}
+
 static void forget_mappings(struct sp_estimate *e, size_t from) {
     for (size_t i = from; i < e->n_mappings; i++) {
         free(e->mapping[i].name);

@@ -118,6 +118,9 @@ SP_WARN_UNUSED int sp_estimate_read(struct sp_estimate *e, int pid,
 /* Counts. -ENOMEM. Nothing can be read after it. */
 SP_WARN_UNUSED int sp_estimate_finish(struct sp_estimate *e);
 
+/* The least N with which so many pages need no more than half of that memory for their records. */
+uint32_t sp_estimate_least_sample(uint64_t pages, uint64_t available_bytes);
+
 /* For the parts: room for one mapping more, for `n` pages more. */
 SP_WARN_UNUSED int sp_estimate_reserve_mapping(struct sp_estimate *e);
 SP_WARN_UNUSED int sp_estimate_reserve_pages(struct sp_estimate *e, size_t n);

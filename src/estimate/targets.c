@@ -61,14 +61,11 @@ static int find(const struct sp_targets *t, int pid) {
  * circle. */
 static bool descends(const struct sp_targets *all, const struct sp_process *p, int ancestor) {
     size_t steps = 0;
-    int parent = p->parent;
-    while (parent != ancestor && steps++ <= all->n) {
-        int at = find(all, parent);
-        if (at < 0)
-            return false;
-        parent = all->process[at].parent;
+    while (p && p->parent != ancestor && steps++ <= all->n) {
+        struct sp_process parent = {.pid = p->parent};
+        p = bsearch(&parent, all->process, all->n, sizeof parent, by_pid);
     }
-    return parent == ancestor;
+    return p && p->parent == ancestor;
 }
 
 int sp_targets_descendants(int ancestor, struct sp_targets *ret_targets) {
