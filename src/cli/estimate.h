@@ -30,6 +30,9 @@ SP_WARN_UNUSED int sp_estimate_targets(const struct sp_targets *targets, uint32_
                                        struct sp_estimate_report *ret_report);
 void sp_estimate_report_deinit(struct sp_estimate_report *r);
 
+/* Says why a process could not be read. */
+void sp_estimate_complain(int pid, int error);
+
 /* Prints it for people. */
 void sp_estimate_print(const struct sp_estimate_report *r);
 

@@ -4,10 +4,10 @@
  * changed or stopped. What is read is only what merging could free: pages that are present, of no file, and
  * used by one process alone. Pages that fork or KSM share already are counted as shared, and never as copies.
  *
- * A process is surveyed (survey.c: its mappings), read (reader.c: its pages, as 24-byte records), and when
- * all have been, copies are counted (core/census.h). One thread. Memory: 24 bytes for each page of the
- * sample, that is 0.6 % of what is read, the mappings, and a picture of 512 bytes for each mapping with 1 MiB
- * or more.
+ * A process is surveyed (survey.c: its mappings), read (reader.c, window.c: its pages, as 24-byte records),
+ * and when all have been, copies are counted (core/census.h). One thread. Memory: 24 bytes for each page of
+ * the sample, that is 0.6 % of what is read, the mappings, and a picture of 512 bytes for each mapping with 1
+ * MiB or more.
  *
  * It is one look: what would not settle, and so never be merged, counts like the rest.
  */
