@@ -299,13 +299,16 @@ class Commands(EstimateCase):
         """The command, a child, and a grandchild whose parent has ended."""
         words = f"exec 3<&0; {PAGES} 1 common:1000 <&3 & ({PAGES} 2 common:1000 <&3 &) ; exec {PAGES} 3 common:1000"
         read, write = os.pipe()  # whose end they wait for
-        p = self.popen("estimate", "--json", "--after", "2", "--terminate", "--", "/bin/sh", "-c", words, stdin=read)
+        p = self.popen("estimate", "--json", "--after", "0.5", "--until-end", "--", "/bin/sh", "-c", words, stdin=read)
         os.close(read)
-        out, err = p.communicate(timeout=60)
+        for _ in range(3):
+            self.assertEqual(p.stderr.readline(), "ready\n")  # what the command says is on standard error
+        time.sleep(3)  # some looks at all three
         os.close(write)
+        out, err = p.communicate(timeout=60)
         self.assertEqual(p.returncode, 0, err)
-        r = json.loads(out)  # what the command says is on standard error
-        self.assertEqual((len(r["processes"]), r["command"]), (3, "/bin/sh"))
+        r = json.loads(out)
+        self.assertEqual((len(r["processes"]), r["command"]), (3, "/bin/sh"), r)
         self.assertPages(r["total"]["saved"], 2000)
 
     def test_end_is_waited_for(self):
