@@ -68,7 +68,7 @@ const struct sp_command sp_command_estimate = {
         "The estimate itself needs 24 bytes for each page that it keeps: 0.6 % of the memory read, with a\n"
         "sample 1/N of that.\n\n"
         "COMMAND: all of its descendants are looked at. With --json its standard output goes to standard\n"
-        "error. Exit status 1 when anything that was asked for could not be read.\n",
+        "error. Exit status 1 when a process that was named could not be read.\n",
     .main = estimate_main,
 };
 
