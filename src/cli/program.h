@@ -31,8 +31,8 @@ const char *sp_program_kind_text(enum sp_program_kind kind);
  * only on failure: a negative errno. */
 SP_WARN_UNUSED int sp_program_exec(const char *path, char **argv);
 
-/* Runs the program as a child, which calls `prepare` first. 0 once it is that program; a negative errno when it could not
- * become it: then there is no child. */
+/* Runs the program as a child, which calls `prepare` first. 0 once it is that program; a negative errno when
+ * it could not become it: then there is no child. */
 SP_WARN_UNUSED int sp_program_start(const char *path, char **argv, void (*prepare)(void *ctx), void *ctx,
                                     pid_t *ret_child);
 
