@@ -62,17 +62,30 @@ static void probe_remove(struct sp_stable *s, sp_fp fp, sp_fp probe, sp_store_pa
         sp_sieve_remove(s->sieve, fp);
 }
 
+/* Makes the page found by its fingerprint and its probe. */
+static int find_add(struct sp_stable *s, sp_fp fp, sp_fp probe, sp_store_page store) {
+    int r = probe_add(s, fp, probe, store);
+    if (r < 0)
+        return r;
+    r = sp_table_insert(&s->table, fp, store.v);
+    if (r < 0)
+        probe_remove(s, fp, probe, store);
+    return r;
+}
+
+static void find_remove(struct sp_stable *s, sp_fp fp, sp_fp probe, sp_store_page store) {
+    bool removed = sp_table_remove(&s->table, fp, store.v);
+    assert(removed);
+    (void)removed;
+    probe_remove(s, fp, probe, store);
+}
+
 int sp_stable_add(struct sp_stable *s, sp_fp fp, sp_fp probe, sp_store_page store) {
     struct stable_block *b = (struct stable_block *)sp_blocks_get(&s->blocks, store);
     if (!b)
         return -ENOMEM;
     assert(b->references[sp_block_slot(store)] == 0);
-    int r = probe_add(s, fp, probe, store);
-    if (r == 0) {
-        r = sp_table_insert(&s->table, fp, store.v);
-        if (r < 0)
-            probe_remove(s, fp, probe, store);
-    }
+    int r = fp.v ? find_add(s, fp, probe, store) : 0;
     if (r < 0) {
         sp_blocks_trim(&s->blocks, &b->head);
         return r;
@@ -104,10 +117,8 @@ bool sp_stable_give(struct sp_stable *s, sp_store_page store, uint32_t n) {
     s->references -= n;
     if (b->references[slot] > 0)
         return false;
-    bool removed = sp_table_remove(&s->table, (sp_fp){b->fp[slot]}, store.v);
-    assert(removed);
-    (void)removed;
-    probe_remove(s, (sp_fp){b->fp[slot]}, (sp_fp){b->probe[slot]}, store);
+    if (b->fp[slot])
+        find_remove(s, (sp_fp){b->fp[slot]}, (sp_fp){b->probe[slot]}, store);
     s->pages--;
     b->head.used--;
     sp_blocks_trim(&s->blocks, &b->head);
