@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The link to a domain in this process. The worker is its only client and only caller, so there is no lock;
- * the DOMAIN counters are copied out under a small one for statistics.
+ * The link to a domain in this process, with an index of its own (index.h). The worker is its only client
+ * and only caller, so there is no lock; the DOMAIN counters are copied out under a small one for statistics.
  *
  * A child forked from the process maps the store too, and is no client of anybody: what is given back takes
  * effect when the family's token of that time has no mapping left (H6, os/store.h).
  */
 #include "merge/local.h"
+#include "merge/index.h"
 
 #include <errno.h>
 #include <string.h>
@@ -38,6 +39,7 @@ struct local {
     struct sp_settings settings;
     struct sp_memory *domain_memory; /* the index */
     struct sp_domain *domain;        /* NULL: not open */
+    struct sp_index *index;
     sp_client client;
     struct sp_key key;
     struct sp_segment *segments; /* [SEGMENTS_MAX]; fd 0: none (never a valid one: see segment_get) */
@@ -102,15 +104,47 @@ static void copy_counters(struct local *l) {
     sp_lock_release(&l->lock);
 }
 
+/* ---- the store ---- */
+
+static int segment_get(struct local *l, uint64_t number, struct sp_segment **ret) {
+    if (number >= SEGMENTS_MAX)
+        return -ENOSPC;
+    if (!l->segment_there[number]) {
+        int error = sp_segment_init(&l->segments[number]);
+        if (error)
+            return error;
+        l->segment_there[number] = true;
+    }
+    *ret = &l->segments[number];
+    return 0;
+}
+
+static int store_write(void *ctx, sp_store_page store, const void *content) {
+    struct sp_segment *s;
+    int error = segment_get(ctx, store.v / SP_SEGMENT_PAGES, &s);
+    return error ? error : sp_segment_write(s, store.v % SP_SEGMENT_PAGES, content);
+}
+
 /* ---- opening and closing ---- */
+
+static int index_open(struct local *l) {
+    struct sp_index_uses uses = {
+        .domain = l->domain, .client = l->client, .key = &l->key, .write = store_write, .ctx = l};
+    return sp_index_hash_new(&uses, &l->index);
+}
+
+static void index_close(struct local *l) {
+    l->index = sp_index_free(l->index);
+    l->domain = sp_domain_free(l->domain);
+    l->domain_memory = sp_memory_free(l->domain_memory);
+}
 
 static void local_close(struct sp_link *link) {
     struct local *l = local_of(link);
     int unused = 0;
     if (!l->domain)
         return;
-    l->domain = sp_domain_free(l->domain);
-    l->domain_memory = sp_memory_free(l->domain_memory);
+    index_close(l);
     for (size_t i = 0; i < SEGMENTS_MAX; i++)
         if (l->segment_there[i]) {
             sp_segment_deinit(&l->segments[i]);
@@ -142,10 +176,11 @@ static int local_open(struct sp_link *link, struct sp_welcome *ret_welcome) {
         error = sp_domain_client_add(l->domain, &l->client);
     }
     if (!error)
+        error = index_open(l);
+    if (!error)
         error = sp_token_new(&l->token, &l->token_mapping);
     if (error) {
-        l->domain = sp_domain_free(l->domain);
-        l->domain_memory = sp_memory_free(l->domain_memory);
+        index_close(l);
         return error;
     }
     l->epoch = 1;
@@ -167,6 +202,7 @@ static void local_forked(struct sp_link *link) {
     if (!l->domain)
         return;
     l->domain = NULL;
+    l->index = NULL;
     l->domain_memory = sp_memory_free(l->domain_memory);
     memset(l->segment_there, 0, SEGMENTS_MAX * sizeof(*l->segment_there));
     memset(&l->copied, 0, sizeof(l->copied));
@@ -204,55 +240,16 @@ static int local_ask(struct sp_link *link, const struct sp_query *queries, size_
     struct local *l = local_of(link);
     sp_domain_guessed_wrong(l->domain, link->guessed_wrong);
     link->guessed_wrong = 0;
-    sp_domain_ask(l->domain, l->client, queries, n, ret_answers);
+    l->index->ops->ask(l->index, queries, n, ret_answers);
     copy_counters(l);
     return 0;
 }
 
-static int segment_get(struct local *l, uint64_t number, struct sp_segment **ret) {
-    if (number >= SEGMENTS_MAX)
-        return -ENOSPC;
-    if (!l->segment_there[number]) {
-        int error = sp_segment_init(&l->segments[number]);
-        if (error)
-            return error;
-        l->segment_there[number] = true;
-    }
-    *ret = &l->segments[number];
-    return 0;
-}
-
-static int store_write(struct local *l, sp_store_page store, const void *content) {
-    struct sp_segment *s;
-    int error = segment_get(l, store.v / SP_SEGMENT_PAGES, &s);
-    return error ? error : sp_segment_write(s, store.v % SP_SEGMENT_PAGES, content);
-}
-
 /* The application may write to the page meanwhile, or unmap it: what is checked and written is a copy. */
 static struct sp_answer publish_one(struct local *l, const struct sp_query *q, const void *content) {
-    struct sp_answer answer = {.kind = SP_ANSWER_DECLINED, .store = SP_STORE_NONE};
-    struct sp_answer declined = answer;
     _Alignas(64) uint8_t copy[SP_PAGE_SIZE];
-    if (!content || sp_peek(copy, (uintptr_t)content, SP_PAGE_SIZE)) {
-        sp_domain_publish_refuse(l->domain, l->client, *q);
-        return declined;
-    }
-    sp_fp whole = sp_fingerprint(&l->key, copy), probe = sp_probe(&l->key, copy);
-    if (q->fp.v != (sp_fp_whole(q->fp) ? whole.v : probe.v)) {
-        sp_domain_publish_refuse(l->domain, l->client, *q);
-        return declined;
-    }
-    sp_domain_publish(l->domain, l->client, *q, whole, &answer);
-    if (answer.kind != SP_ANSWER_SEND)
-        return answer;
-    if (store_write(l, answer.store, copy)) {
-        sp_domain_publish_abort(l->domain, l->client, *q, answer.store);
-        return declined;
-    }
-    if (sp_domain_publish_commit(l->domain, l->client, *q, whole, probe, answer.store))
-        return declined;
-    answer.kind = SP_ANSWER_SHARE;
-    return answer;
+    bool there = content && !sp_peek(copy, (uintptr_t)content, SP_PAGE_SIZE);
+    return l->index->ops->publish(l->index, q, there ? copy : NULL);
 }
 
 static int local_publish(struct sp_link *link, const struct sp_query *queries, const void *const *contents,
@@ -266,7 +263,7 @@ static int local_publish(struct sp_link *link, const struct sp_query *queries, c
 
 static int local_forget(struct sp_link *link, const struct sp_query *queries, size_t n) {
     struct local *l = local_of(link);
-    sp_domain_forget(l->domain, l->client, queries, n);
+    l->index->ops->forget(l->index, queries, n);
     return 0;
 }
 
