@@ -61,6 +61,10 @@ int sp_index_hash_new(const struct sp_index_uses *uses, struct sp_index **ret) {
     return 0;
 }
 
+int sp_index_new(enum sp_index_kind kind, const struct sp_index_uses *uses, struct sp_index **ret) {
+    return kind == SP_INDEX_TREE ? sp_index_tree_new(uses, ret) : sp_index_hash_new(uses, ret);
+}
+
 struct sp_index *sp_index_free(struct sp_index *x) {
     if (x)
         x->ops->free(x);

@@ -1,13 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The link to a domain in this process, with an index of its own (index.h). The worker is its only client
+ * The link to a domain in this process, with an index of either kind (index.h). The worker is its only client
  * and only caller, so there is no lock; the DOMAIN counters are copied out under a small one for statistics.
  *
  * A child forked from the process maps the store too, and is no client of anybody: what is given back takes
  * effect when the family's token of that time has no mapping left (H6, os/store.h).
  */
 #include "merge/local.h"
-#include "merge/index.h"
 
 #include <errno.h>
 #include <string.h>
@@ -39,6 +38,7 @@ struct local {
     struct sp_settings settings;
     struct sp_memory *domain_memory; /* the index */
     struct sp_domain *domain;        /* NULL: not open */
+    enum sp_index_kind kind;
     struct sp_index *index;
     sp_client client;
     struct sp_key key;
@@ -66,6 +66,8 @@ static struct local *local_of(struct sp_link *l) {
 static void on_punch(void *ctx, sp_store_page first, uint64_t n) {
     struct local *l = ctx;
     uint64_t number = first.v / SP_SEGMENT_PAGES;
+    if (l->index && l->index->ops->punched)
+        l->index->ops->punched(l->index, first, n);
     if (number >= SEGMENTS_MAX || !l->segment_there[number])
         return;
     /* A page that stays costs memory, nothing else. */
@@ -125,12 +127,23 @@ static int store_write(void *ctx, sp_store_page store, const void *content) {
     return error ? error : sp_segment_write(s, store.v % SP_SEGMENT_PAGES, content);
 }
 
+static int store_read(void *ctx, sp_store_page store, void *ret_content) {
+    struct sp_segment *s;
+    int error = segment_get(ctx, store.v / SP_SEGMENT_PAGES, &s);
+    return error ? error : sp_segment_read(s, store.v % SP_SEGMENT_PAGES, ret_content);
+}
+
 /* ---- opening and closing ---- */
 
 static int index_open(struct local *l) {
-    struct sp_index_uses uses = {
-        .domain = l->domain, .client = l->client, .key = &l->key, .write = store_write, .ctx = l};
-    return sp_index_hash_new(&uses, &l->index);
+    struct sp_index_uses uses = {.domain = l->domain,
+                                 .client = l->client,
+                                 .key = &l->key,
+                                 .read = store_read,
+                                 .write = store_write,
+                                 .hint = on_hint,
+                                 .ctx = l};
+    return sp_index_new(l->kind, &uses, &l->index);
 }
 
 static void index_close(struct local *l) {
@@ -267,6 +280,12 @@ static int local_forget(struct sp_link *link, const struct sp_query *queries, si
     return 0;
 }
 
+static void local_scanned(struct sp_link *link) {
+    struct local *l = local_of(link);
+    if (l->index->ops->scanned && l->index->ops->scanned(l->index))
+        l->hints_lost = true; /* as if each had been hinted at */
+}
+
 /* ---- giving back ---- */
 
 /* Epochs end in order: a later one counts as ended only when all before it have. */
@@ -362,6 +381,7 @@ static const struct sp_link_ops local_ops = {
     .ask = local_ask,
     .publish = local_publish,
     .forget = local_forget,
+    .scanned = local_scanned,
     .release = local_release,
     .segment = local_segment,
     .report = local_report,
@@ -370,7 +390,8 @@ static const struct sp_link_ops local_ops = {
     .forked = local_forked,
 };
 
-int sp_local_link_new(const struct sp_settings *settings, struct sp_link **ret_link) {
+int sp_local_link_new(const struct sp_settings *settings, enum sp_index_kind kind,
+                      struct sp_link **ret_link) {
     struct sp_memory *memory;
     int error = sp_memory_new(false, &memory);
     if (error)
@@ -388,6 +409,7 @@ int sp_local_link_new(const struct sp_settings *settings, struct sp_link **ret_l
     l->memory = memory;
     l->alloc = alloc;
     l->settings = *settings;
+    l->kind = kind;
     l->link = (struct sp_link){.ops = &local_ops, .idle_fd = -1};
     *ret_link = &l->link;
     return 0;

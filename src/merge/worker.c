@@ -420,6 +420,8 @@ static void worker_pass(struct sp_worker *w) {
     list_hot(w);
     sp_look_broken(w, false);
     pay_debts(w);
+    if (w->linked && e->link->ops->scanned)
+        e->link->ops->scanned(e->link);
     if (take_hints(w) || w->done)
         w->pending++;
     post_pass(w, generation);
