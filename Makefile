@@ -36,7 +36,8 @@ stress: | setup-check
 	@tools/test $(BUILD) stress --suite stress --verbose
 
 bench: build
-	@/usr/bin/python3 bench/run.py --build $(BUILD)
+	@/usr/bin/python3 bench/run.py --build $(BUILD); status=$$?; \
+	    /usr/bin/python3 bench/indexes.py --build $(BUILD) && exit $$status
 
 install: build
 	@meson configure $(BUILD) -Dprefix=$(PREFIX)

@@ -8,8 +8,9 @@
     mmap      the same for one that maps and unmaps all the time
     settled   two processes with the same 256 MiB, all of it shared, and nothing left to be done: reading it at random
 
-Each is started with and without us in turns, REPETITIONS times, and works for a second in each turn. What is compared is
-the medians of steps per second; `spread` is the lowest and highest of the ratios of two neighbouring turns. malloc
+All sides are started at once, on one processor, and then work in turns, a quarter of a second each, REPETITIONS times,
+every other time in the opposite order. What is compared is the medians of steps per second; `spread` is the middle half
+of the ratios within a round. malloc
 also stands beside the same allocator without us (LD_PRELOAD of libmimalloc), and mmap and malloc beside `--advised`,
 which leaves the heap with the C library's allocator. Run it on a quiet machine.
 """
@@ -27,7 +28,7 @@ import time
 import run as bench
 
 MIB = 256
-SECONDS = 1.0
+SECONDS = 0.25
 NEVER = ["--set", "worker_start_kbytes=1073741824"]
 # At least so much of the speed without us; start: at most so many milliseconds more.
 TARGETS = {"malloc": 0.99, "mmap": 0.99, "settled": 0.98, "start": 5.0}
@@ -37,9 +38,13 @@ def samepage(args, *options):
     return [f"{args.build}/samepage", "run", *options, "--"]
 
 
+def on_one_processor():
+    os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+
+
 def started(args, programs, before, mode, environment=None):
     p = programs.start([*before, f"{args.build}/bench/victim", mode, str(MIB), str(SECONDS)], stdin=subprocess.PIPE,
-                       env={**os.environ, **(environment or {})})
+                       env={**os.environ, **(environment or {})}, preexec_fn=on_one_processor)
     bench.expect(p, "ready")
     return p
 
@@ -49,14 +54,14 @@ def worked(p):
     return float(bench.expect(p, "steps")[0])
 
 
-def in_turns(args, sides, mode):
-    """Steps per second of each side; `sides` is how it is started: (command before it, environment)."""
-    with bench.Programs() as programs:
-        running = {s: started(args, programs, before, mode, env) for s, (before, env) in sides.items()}
-        results = {s: [] for s in sides}
-        for _ in range(args.repetitions):
-            for s, p in running.items():
-                results[s].append(worked(p))
+def in_turns(args, running):
+    """Steps per second of each side, of which `running` has the process."""
+    results = {s: [] for s in running}
+    order = list(running)
+    for _ in range(args.repetitions):
+        for s in order:
+            results[s].append(worked(running[s]))
+        order.reverse()
     return results
 
 
@@ -74,7 +79,8 @@ def without_worker(args, mode):
              "all": (samepage(args, *NEVER), None)}
     if mode == "malloc":
         sides["mimalloc alone"] = ([], {"LD_PRELOAD": mimalloc()})
-    return in_turns(args, sides, mode)
+    with bench.Programs() as programs:
+        return in_turns(args, {s: started(args, programs, before, mode, env) for s, (before, env) in sides.items()})
 
 
 def shared_pages(args):
@@ -103,11 +109,7 @@ def settled(args):
         alone = [started(args, programs, [], "settled") for _ in range(2)]
         ours = [started(args, programs, with_us, "settled") for _ in range(2)]
         wait_until_shared(args)
-        results = {"alone": [], "all": []}
-        for _ in range(args.repetitions):
-            results["alone"].append(worked(alone[0]))
-            results["all"].append(worked(ours[0]))
-        return results
+        return in_turns(args, {"alone": alone[0], "all": ours[0]})
 
 
 def milliseconds_of_true(before):
@@ -119,7 +121,7 @@ def milliseconds_of_true(before):
 def start(args):
     sides = {"alone": [], "all": samepage(args)}
     results = {s: [] for s in sides}
-    for _ in range(20 * args.repetitions):
+    for _ in range(4 * args.repetitions):
         for s, before in sides.items():
             results[s].append(milliseconds_of_true(before))
     return results
@@ -130,16 +132,16 @@ MEASURES = {"start": start, "malloc": lambda a: without_worker(a, "malloc"), "mm
 
 
 def rows(name, results):
-    """(measure, side, median, what it is against alone, lowest, highest, verdict)."""
+    """(measure, side, median, what it is against alone, lower and upper quartile of that, verdict)."""
     alone = results["alone"]
     for side, values in results.items():
-        ratios = [v / a for v, a in zip(values, alone)]
+        low, _, high = statistics.quantiles([v / a for v, a in zip(values, alone)], n=4)
         median, base = statistics.median(values), statistics.median(alone)
         verdict = ""
         if side == "all":
             met = median - base <= TARGETS[name] if name == "start" else median / base >= TARGETS[name]
             verdict = "met" if met else "MISSED"
-        yield name, side, median, median / base, min(ratios), max(ratios), verdict
+        yield name, side, median, median / base, low, high, verdict
 
 
 def report(results, out):
@@ -154,7 +156,7 @@ def main():
     p = argparse.ArgumentParser(description="what a program pays for running under `samepage run`")
     p.add_argument("--build", default=f"{bench.TOP}/build", help="build directory (%(default)s)")
     p.add_argument("--measure", choices=list(MEASURES), action="append", help="default: all")
-    p.add_argument("--repetitions", type=int, default=9, help="turns of each side (%(default)s)")
+    p.add_argument("--repetitions", type=int, default=31, help="turns of each side (%(default)s)")
     p.add_argument("--json", metavar="FILE", help="write every value to FILE")
     p.add_argument("--markdown", metavar="FILE", nargs="?", const=f"{bench.TOP}/bench/PRICE.md",
                    help="write the table to FILE (bench/PRICE.md)")

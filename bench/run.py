@@ -538,8 +538,11 @@ def main():
         with open(args.json, "w") as f:
             json.dump({"machine": machine, "arguments": vars(args), "results": results}, f, indent=1)
     if args.markdown:
+        from indexes import kept_section  # which needs this file
+        others = kept_section(args.markdown)
         with open(args.markdown, "w") as f:
             print_markdown(args, results, machine, f)
+            f.write("\n" + others if others else "")
     for text, _ in verdicts(results):
         print(text)
     return 0 if args.no_gate or all(met for _, met in verdicts(results)) else 1

@@ -100,6 +100,14 @@ struct samepage_options {
      * output that is written on failure. */
     char *error;
     size_t error_bytes;
+    /*
+     * How pages with the same content are found in a domain within this process. NULL or "hash": by
+     * fingerprints. "tree": by KSM's two red-black trees ordered by content, as its authors describe them; it
+     * shares the same pages, and is there to be compared with: it reads and compares far more
+     * (bench/RESULTS.md has figures). With a socket_path only NULL or "hash", because a daemon never reads
+     * its clients' memory.
+     */
+    const char *index;
 };
 
 /*
@@ -109,10 +117,11 @@ struct samepage_options {
  * worker tries again every second, also after a daemon has gone. Any number of domains may be open.
  *
  * Blocks: only with SAMEPAGE_OPEN_CONNECT, at most connect_timeout_ms.
- * -EINVAL: size is wrong, an unknown flag, an empty socket_path, or malformed settings. -ENOENT: unknown
- * setting. -ERANGE: the value of a setting is out of its range. -ENAMETOOLONG: socket_path. -ENOMEM.
- * With SAMEPAGE_OPEN_CONNECT also: -ETIMEDOUT: the daemon was not reached in time. -EPERM: no worker may
- * run in this process, see samepage_domain_state for the cases. -EAGAIN: no thread could be made.
+ * -EINVAL: size is wrong, an unknown flag, an empty socket_path, an unknown index or one that cannot be had
+ * through a daemon, or malformed settings. -ENOENT: unknown setting. -ERANGE: the value of a setting is out
+ * of its range. -ENAMETOOLONG: socket_path. -ENOMEM. With SAMEPAGE_OPEN_CONNECT also: -ETIMEDOUT: the daemon
+ * was not reached in time. -EPERM: no worker may run in this process, see samepage_domain_state for the
+ * cases. -EAGAIN: no thread could be made.
  */
 SAMEPAGE_PUBLIC SAMEPAGE_CHECK int samepage_domain_open(const struct samepage_options *options,
                                                         samepage_domain **ret_domain);

@@ -8,18 +8,16 @@
  */
 #include "cli/mappings.h"
 
-#include <dirent.h>
 #include <errno.h>
-#include <fcntl.h>
 #include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <unistd.h>
 
 #include "cli/cli.h"
 #include "cli/output.h"
+#include "os/remote.h"
 #include "os/smaps.h"
 
 enum verdict { MERGED, REGISTERED, LEFT };
@@ -38,30 +36,6 @@ static bool parse_pid(const char *text, int *ret_pid) {
         return false;
     *ret_pid = (int)v;
     return true;
-}
-
-static bool is_worker(int pid, const char *task) {
-    char path[320], name[16];
-    snprintf(path, sizeof(path), "/proc/%d/task/%s/comm", pid, task);
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (fd < 0)
-        return false;
-    ssize_t n = read(fd, name, sizeof(name));
-    close(fd);
-    return n == 9 && !memcmp(name, "samepage\n", 9);
-}
-
-/* A process that has ended has no threads; that its smaps cannot be opened will be said. */
-static bool has_worker(int pid) {
-    char path[64];
-    bool found = false;
-    snprintf(path, sizeof(path), "/proc/%d/task", pid);
-    DIR *tasks = opendir(path);
-    for (struct dirent *d; tasks && !found && (d = readdir(tasks));)
-        found = is_worker(pid, d->d_name);
-    if (tasks)
-        closedir(tasks);
-    return found;
 }
 
 static enum verdict judge(const struct view *v, const struct sp_mapping *m) {
@@ -98,22 +72,6 @@ static bool visit(void *ctx, const struct sp_mapping *m) {
     return true;
 }
 
-static int read_smaps(int pid, struct view *v) {
-    char path[64], piece[4096];
-    struct sp_smaps parser;
-    snprintf(path, sizeof(path), "/proc/%d/smaps", pid);
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (fd < 0)
-        return -errno;
-    ssize_t n;
-    sp_smaps_init(&parser, visit, v);
-    while ((n = read(fd, piece, sizeof(piece))) > 0)
-        sp_smaps_feed(&parser, piece, (size_t)n);
-    int error = n < 0 ? -errno : 0;
-    close(fd);
-    return error;
-}
-
 static void print_sum(const struct view *v) {
     printf("%s merged, %s registered besides, %s left alone%s\n", sp_text_bytes(v->bytes[MERGED]),
            sp_text_bytes(v->bytes[REGISTERED]), sp_text_bytes(v->bytes[LEFT]),
@@ -124,8 +82,8 @@ int sp_mappings_main(const char *text, bool json) {
     int pid;
     if (!parse_pid(text, &pid))
         return sp_usage_error(&sp_command_status, "option '--mappings': '%s' is no process number", text);
-    struct view v = {.served = has_worker(pid), .mappings = json ? json_array() : NULL};
-    int error = read_smaps(pid, &v);
+    struct view v = {.served = sp_process_has_worker(pid), .mappings = json ? json_array() : NULL};
+    int error = sp_remote_mappings(pid, visit, &v);
     if (!error && json) {
         json_t *root = json_pack("{s:i, s:b, s:O}", "pid", pid, "worker", v.served, "mappings", v.mappings);
         if (!root || json_dumpf(root, stdout, JSON_INDENT(2)))

@@ -71,6 +71,19 @@ const char *sp_text_seconds(uint64_t ns) {
     return text;
 }
 
+json_t *sp_json_name(const char *name) {
+    json_t *good = json_string(name);
+    char *ascii = good ? NULL : strdup(name);
+    if (!ascii)
+        return good;
+    for (char *c = ascii; *c; c++)
+        if (*c & (char)0x80)
+            *c = '?';
+    good = json_string(ascii);
+    free(ascii);
+    return good;
+}
+
 static bool want_colour(void) {
     const char *no = getenv("NO_COLOR"), *term = getenv("TERM");
     return isatty(STDOUT_FILENO) && !(no && *no) && term && strcmp(term, "dumb") != 0;

@@ -7,6 +7,8 @@
 #ifndef SP_CLI_OUTPUT_H
 #define SP_CLI_OUTPUT_H
 
+#include <jansson.h>
+
 #include "core/types.h"
 
 const char *sp_text_bytes(uint64_t bytes); /* "123.4 MiB" */
@@ -18,6 +20,10 @@ enum sp_colour { SP_GREEN, SP_YELLOW, SP_RED, SP_BOLD };
 
 /* Prints `text`, padded to `width`, coloured when standard output is a terminal and NO_COLOR is not set. */
 void sp_print_coloured(enum sp_colour colour, int width, const char *text);
+
+/* A text for JSON, which is UTF-8, while programs and files are named freely: letters that are none become
+ * '?'. */
+json_t *sp_json_name(const char *name);
 
 /* Ends the output on stdout: returns `status`, or 1 with a message when something could not be written
  * (/dev/full). */

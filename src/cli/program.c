@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #define SCRIPTS_MAX 5 /* as the kernel: a script's interpreter may be a script, and so on */
@@ -171,4 +172,35 @@ static int exec_by_shell(const char *path, char **argv) {
 int sp_program_exec(const char *path, char **argv) {
     execv(path, argv);
     return errno == ENOEXEC ? exec_by_shell(path, argv) : -errno;
+}
+
+/* What went wrong comes through a pipe, which a successful exec closes. */
+int sp_program_start(const char *path, char **argv, void (*prepare)(void *ctx), void *ctx, pid_t *ret_child) {
+    int report[2], error = 0;
+    if (pipe2(report, O_CLOEXEC))
+        return -errno;
+    pid_t child = fork();
+    if (child < 0) {
+        error = -errno;
+        close(report[0]);
+        close(report[1]);
+        return error;
+    }
+    if (!child) {
+        close(report[0]);
+        prepare(ctx);
+        error = sp_program_exec(path, argv);
+        _exit(write(report[1], &error, sizeof error) == sizeof error ? 0 : 1);
+    }
+    close(report[1]);
+    ssize_t n;
+    while ((n = read(report[0], &error, sizeof error)) < 0 && errno == EINTR)
+        ;
+    close(report[0]);
+    if (n == sizeof error) {
+        waitpid(child, NULL, 0);
+        return error;
+    }
+    *ret_child = child;
+    return 0;
 }

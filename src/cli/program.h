@@ -4,6 +4,7 @@
 #define SP_CLI_PROGRAM_H
 
 #include <limits.h>
+#include <sys/types.h>
 
 #include "core/types.h"
 
@@ -29,5 +30,10 @@ const char *sp_program_kind_text(enum sp_program_kind kind);
 /* Becomes the program (execve(2)); a text file without "#!" is given to /bin/sh, as execvp(3) does. Returns
  * only on failure: a negative errno. */
 SP_WARN_UNUSED int sp_program_exec(const char *path, char **argv);
+
+/* Runs the program as a child, which calls `prepare` first. 0 once it is that program; a negative errno when
+ * it could not become it: then there is no child. */
+SP_WARN_UNUSED int sp_program_start(const char *path, char **argv, void (*prepare)(void *ctx), void *ctx,
+                                    pid_t *ret_child);
 
 #endif

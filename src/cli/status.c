@@ -143,19 +143,6 @@ static json_t *json_freezes(const struct sp_histogram *h) {
                      (json_int_t)sp_histogram_percentile(h, 99), "max_ns", (json_int_t)h->max_ns);
 }
 
-/* Programs and directories are named freely; JSON is UTF-8. */
-static json_t *json_name(const char *name) {
-    json_t *s = json_string(name);
-    if (s)
-        return s;
-    char ascii[SP_SOCKET_PATH_BYTES];
-    size_t n = 0;
-    for (; name[n] && n + 1 < sizeof ascii; n++)
-        ascii[n] = name[n] & (char)0x80 ? '?' : name[n];
-    ascii[n] = 0;
-    return json_string(ascii);
-}
-
 static json_t *json_settings(const struct sp_settings *s) {
     json_t *o = json_object();
     for (size_t i = 0; i < SP_SETTING_COUNT; i++)
@@ -164,7 +151,7 @@ static json_t *json_settings(const struct sp_settings *s) {
 }
 
 static json_t *json_client(const struct sp_status_client *c) {
-    return json_pack("{s:i, s:o, s:s, s:b, s:o, s:o}", "pid", (int)c->pid, "name", json_name(c->name),
+    return json_pack("{s:i, s:o, s:s, s:b, s:o, s:o}", "pid", (int)c->pid, "name", sp_json_name(c->name),
                      "state", client_state(c->state), "settled", c->settled, "counters",
                      json_counters(&c->counters, false), "freeze", json_freezes(&c->freezes));
 }
@@ -185,7 +172,7 @@ static json_t *json_status(const struct sp_socket_place *place, const struct sp_
     json_t *domains = json_array();
     for (size_t i = 0; i < s->n_domains; i++)
         json_array_append_new(domains, json_domain(&s->domains[i]));
-    return json_pack("{s:o, s:b, s:i, s:I, s:I, s:I, s:o}", "socket", json_name(place->path), "private",
+    return json_pack("{s:o, s:b, s:i, s:I, s:I, s:I, s:o}", "socket", sp_json_name(place->path), "private",
                      place->private, "pid", (int)s->daemon_pid, "cpu_ns", (json_int_t)s->daemon_cpu_ns,
                      "rss_bytes", (json_int_t)s->daemon_rss_bytes, "uptime_ns", (json_int_t)s->uptime_ns,
                      "domains", domains);

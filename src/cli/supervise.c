@@ -14,7 +14,6 @@
  * the peak of the command's time is the highest sample.
  */
 #include <errno.h>
-#include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -124,33 +123,10 @@ static void take_signals(struct supervisor *v) {
     sigprocmask(SIG_BLOCK, &v->watched, &v->mask);
 }
 
-static int start_child(struct supervisor *v) {
-    int report[2], error = 0;
-    if (pipe2(report, O_CLOEXEC))
-        return -errno;
-    v->child = fork();
-    if (v->child < 0) {
-        error = -errno;
-        close(report[0]);
-        close(report[1]);
-        return error;
-    }
-    if (!v->child) {
-        close(report[0]);
-        sigaction(SIGCHLD, &v->chld_before, NULL);
-        sigprocmask(SIG_SETMASK, &v->mask, NULL);
-        error = sp_program_exec(v->job->path, v->job->argv);
-        _exit(write(report[1], &error, sizeof error) == sizeof error ? 0 : 1);
-    }
-    close(report[1]);
-    ssize_t n;
-    while ((n = read(report[0], &error, sizeof error)) < 0 && errno == EINTR)
-        ;
-    close(report[0]);
-    if (n != sizeof error)
-        return 0; /* the pipe was closed by a successful exec */
-    waitpid(v->child, NULL, 0);
-    return error;
+static void prepare_child(void *ctx) {
+    const struct supervisor *v = ctx;
+    sigaction(SIGCHLD, &v->chld_before, NULL);
+    sigprocmask(SIG_SETMASK, &v->mask, NULL);
 }
 
 /* True when the child has ended. */
@@ -211,7 +187,7 @@ int sp_supervise(const struct sp_job *job) {
     v.first = take_sample(job->socket, LAST_SAMPLE_MS);
     v.next_sample_ns = sp_now_ns() + SAMPLE_NS;
     take_signals(&v);
-    int r = start_child(&v);
+    int r = sp_program_start(job->path, job->argv, prepare_child, &v, &v.child);
     if (r)
         return sp_job_failed(job, r);
     int status = wait_child(&v);

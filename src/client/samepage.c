@@ -45,18 +45,31 @@ static uint64_t ns_of_ms(int ms) {
 
 /* ---- opening ---- */
 
+/* The structure as it was at first. */
+#define OPTIONS_LEAST offsetof(struct samepage_options, index)
+
+static int index_read(const char *name, enum sp_index_kind *ret) {
+    if (name && strcmp(name, "hash") != 0 && strcmp(name, "tree") != 0)
+        return -EINVAL;
+    *ret = name && !strcmp(name, "tree") ? SP_INDEX_TREE : SP_INDEX_HASH;
+    return 0;
+}
+
 /* The part of the caller's structure that we know; what is beyond it must be zeros. */
 static int options_read(const struct samepage_options *given, struct samepage_options *ret) {
+    enum sp_index_kind index;
     memset(ret, 0, sizeof(*ret));
     if (!given)
         return 0;
     size_t size = given->size;
-    if (size < sizeof(*ret))
+    if (size != OPTIONS_LEAST && size < sizeof(*ret))
         return -EINVAL;
     for (size_t i = sizeof(*ret); i < size; i++)
         if (((const unsigned char *)given)[i])
             return -EINVAL;
-    *ret = *given;
+    memcpy(ret, given, size < sizeof(*ret) ? size : sizeof(*ret));
+    if (index_read(ret->index, &index) || (index == SP_INDEX_TREE && ret->socket_path))
+        return -EINVAL;
     if (ret->flags & ~SAMEPAGE_OPEN_CONNECT || (ret->socket_path && !*ret->socket_path))
         return -EINVAL;
     return 0;
@@ -71,10 +84,11 @@ static int settings_read(const struct samepage_options *o, struct sp_settings *r
     return sp_settings_parse(ret, o->settings, o->error, o->error ? o->error_bytes : 0);
 }
 
-static int engine_open(struct samepage_domain *d, const struct sp_settings *settings) {
+static int engine_open(struct samepage_domain *d, const struct sp_settings *settings,
+                       enum sp_index_kind index) {
     struct sp_link *link;
-    int error =
-        d->socket_path ? sp_remote_link_new(d->socket_path, &link) : sp_local_link_new(settings, &link);
+    int error = d->socket_path ? sp_remote_link_new(d->socket_path, &link)
+                               : sp_local_link_new(settings, index, &link);
     if (error)
         return error;
     error = sp_engine_new(link, settings, &d->engine);
@@ -110,11 +124,12 @@ static int domain_new(const struct samepage_options *o, const struct sp_settings
     struct samepage_domain *d = calloc(1, sizeof(*d));
     if (!d)
         return -ENOMEM;
-    int error = 0;
-    if (o->socket_path && !(d->socket_path = strdup(o->socket_path)))
+    enum sp_index_kind index;
+    int error = index_read(o->index, &index);
+    if (!error && o->socket_path && !(d->socket_path = strdup(o->socket_path)))
         error = -ENOMEM;
     if (!error)
-        error = engine_open(d, settings);
+        error = engine_open(d, settings, index);
     if (!error)
         error = sp_registry_domain_add(d);
     if (error) {

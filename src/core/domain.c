@@ -429,8 +429,9 @@ void sp_domain_publish(struct sp_domain *d, sp_client client, struct sp_query qu
     *ret = (struct sp_answer){SP_ANSWER_SEND, chunk_place(d, &m->chunk, query.page)};
 }
 
-static bool store_given_out(const struct sp_domain *d, sp_store_page store) {
-    return store.v / CHUNK_PAGES < d->chunks;
+/* Its chunk was given out, and nothing was entered there. */
+static bool place_open(const struct sp_domain *d, sp_store_page store) {
+    return store.v / CHUNK_PAGES < d->chunks && sp_stable_references(&d->stable, store) == 0;
 }
 
 /* Into the stable set and the ledger, or neither. */
@@ -461,8 +462,7 @@ int sp_domain_publish_commit(struct sp_domain *d, sp_client client, struct sp_qu
                              sp_fp probe, sp_store_page store) {
     struct sp_member *m = sp_clients_get(&d->clients, client);
     sp_store_page there;
-    if (!query_valid(query) || !sp_fp_whole(whole) || sp_fp_whole(probe) || !store_given_out(d, store) ||
-        sp_stable_references(&d->stable, store) > 0)
+    if (!query_valid(query) || !sp_fp_whole(whole) || sp_fp_whole(probe) || !place_open(d, store))
         return -EINVAL;
     int r = !m ? -ESRCH : find_whole(d, whole, &there) ? -EEXIST : 0;
     if (r == 0)
@@ -480,7 +480,7 @@ int sp_domain_publish_commit(struct sp_domain *d, sp_client client, struct sp_qu
 
 void sp_domain_publish_abort(struct sp_domain *d, sp_client client, struct sp_query query,
                              sp_store_page store) {
-    if (!query_valid(query) || !store_given_out(d, store) || sp_stable_references(&d->stable, store) > 0)
+    if (!query_valid(query) || !place_open(d, store))
         return;
     pending_drop(d, client, query);
     punch_one(d, store);
@@ -489,6 +489,38 @@ void sp_domain_publish_abort(struct sp_domain *d, sp_client client, struct sp_qu
 void sp_domain_publish_refuse(struct sp_domain *d, sp_client client, struct sp_query query) {
     if (query_valid(query))
         pending_drop(d, client, query);
+}
+
+void sp_domain_take(struct sp_domain *d, sp_client client, sp_store_page store, struct sp_answer *ret) {
+    struct sp_member *m = sp_clients_get(&d->clients, client);
+    *ret = (struct sp_answer){SP_ANSWER_DECLINED, SP_STORE_NONE};
+    if (m && sp_stable_references(&d->stable, store) > 0 && has_room(d, store))
+        *ret = share(d, m, store);
+}
+
+void sp_domain_place(struct sp_domain *d, sp_client client, sp_page page, struct sp_answer *ret) {
+    struct sp_member *m = sp_clients_get(&d->clients, client);
+    *ret = (struct sp_answer){SP_ANSWER_DECLINED, SP_STORE_NONE};
+    if (m && may_publish(d))
+        *ret = (struct sp_answer){SP_ANSWER_SEND, chunk_place(d, &m->chunk, page)};
+}
+
+int sp_domain_enter(struct sp_domain *d, sp_client client, sp_store_page store) {
+    struct sp_member *m = sp_clients_get(&d->clients, client);
+    if (!place_open(d, store))
+        return -EINVAL;
+    int r = m ? publish(d, m, (sp_fp){0}, (sp_fp){0}, store) : -ESRCH;
+    d->published += r == 0;
+    return r;
+}
+
+void sp_domain_leave(struct sp_domain *d, sp_store_page store) {
+    if (place_open(d, store))
+        punch_one(d, store);
+}
+
+const struct sp_alloc *sp_domain_alloc(const struct sp_domain *d) {
+    return &d->alloc;
 }
 
 static void forget(struct sp_domain *d, sp_client client, struct sp_query q) {

@@ -123,6 +123,25 @@ void sp_domain_publish_abort(struct sp_domain *d, sp_client client, struct sp_qu
 /* The client was asked to send but will not (the page changed): the next one that waits is hinted. */
 void sp_domain_publish_refuse(struct sp_domain *d, sp_client client, struct sp_query query);
 
+/*
+ * For an index of another kind, that finds out by itself which pages are the same (core/trees.h), and asks
+ * nothing of the above: references, places in the store and limits are kept here all the same. Store pages
+ * that were entered so are not found by fingerprints.
+ *
+ * sp_domain_take: SP_ANSWER_SHARE: the reference to a store page in use was taken; or SP_ANSWER_DECLINED, also
+ * when as many share it as may.
+ * sp_domain_place: SP_ANSWER_SEND: write the page's content at ret->store, then enter it, or leave the place;
+ * or SP_ANSWER_DECLINED, a limit. sp_domain_enter: it is there; with one reference, the client's. -ENOMEM,
+ * -ESRCH (no such client), -EINVAL (not a place that was given out, or in use): the place must be left.
+ * sp_domain_leave: it will not be used: punched.
+ */
+void sp_domain_take(struct sp_domain *d, sp_client client, sp_store_page store, struct sp_answer *ret);
+void sp_domain_place(struct sp_domain *d, sp_client client, sp_page page, struct sp_answer *ret);
+SP_WARN_UNUSED int sp_domain_enter(struct sp_domain *d, sp_client client, sp_store_page store);
+void sp_domain_leave(struct sp_domain *d, sp_store_page store);
+/* The memory of such an index, counted as this one's. */
+const struct sp_alloc *sp_domain_alloc(const struct sp_domain *d);
+
 /* The pages changed or are no longer registered: takes them out of the unstable set, where they are known. */
 void sp_domain_forget(struct sp_domain *d, sp_client client, const struct sp_query *queries, size_t n);
 

@@ -12,7 +12,8 @@
 
 struct stable_block {
     struct sp_block head;
-    uint64_t fp[SP_BLOCK_PAGES]; /* 0: the page is closed */
+    uint64_t closed; /* one bit for each page */
+    uint64_t fp[SP_BLOCK_PAGES];
     uint64_t probe[SP_BLOCK_PAGES];
     uint32_t references[SP_BLOCK_PAGES]; /* 0: the page is not in the set */
 };
@@ -41,7 +42,7 @@ bool sp_stable_probe(const struct sp_stable *s, sp_fp probe, sp_store_page *ret_
 bool sp_stable_has_probe(struct sp_stable *s, sp_store_page store, sp_fp probe) {
     const struct stable_block *b = (const struct stable_block *)sp_blocks_find(&s->blocks, store);
     unsigned slot = sp_block_slot(store);
-    return b && b->references[slot] > 0 && b->fp[slot] && b->probe[slot] == probe.v;
+    return b && b->references[slot] > 0 && !(b->closed >> slot & 1) && b->probe[slot] == probe.v;
 }
 
 uint64_t sp_stable_references(const struct sp_stable *s, sp_store_page store) {
@@ -62,17 +63,30 @@ static void probe_remove(struct sp_stable *s, sp_fp fp, sp_fp probe, sp_store_pa
         sp_sieve_remove(s->sieve, fp);
 }
 
+/* Makes the page found by its fingerprint and its probe. */
+static int find_add(struct sp_stable *s, sp_fp fp, sp_fp probe, sp_store_page store) {
+    int r = probe_add(s, fp, probe, store);
+    if (r < 0)
+        return r;
+    r = sp_table_insert(&s->table, fp, store.v);
+    if (r < 0)
+        probe_remove(s, fp, probe, store);
+    return r;
+}
+
+static void find_remove(struct sp_stable *s, sp_fp fp, sp_fp probe, sp_store_page store) {
+    bool removed = sp_table_remove(&s->table, fp, store.v);
+    assert(removed);
+    (void)removed;
+    probe_remove(s, fp, probe, store);
+}
+
 int sp_stable_add(struct sp_stable *s, sp_fp fp, sp_fp probe, sp_store_page store) {
     struct stable_block *b = (struct stable_block *)sp_blocks_get(&s->blocks, store);
     if (!b)
         return -ENOMEM;
     assert(b->references[sp_block_slot(store)] == 0);
-    int r = probe_add(s, fp, probe, store);
-    if (r == 0) {
-        r = sp_table_insert(&s->table, fp, store.v);
-        if (r < 0)
-            probe_remove(s, fp, probe, store);
-    }
+    int r = fp.v ? find_add(s, fp, probe, store) : 0;
     if (r < 0) {
         sp_blocks_trim(&s->blocks, &b->head);
         return r;
@@ -96,21 +110,25 @@ int sp_stable_take(struct sp_stable *s, sp_store_page store) {
     return 0;
 }
 
-/* Nothing leads to the page any more. */
-static void unlink_page(struct sp_stable *s, const struct stable_block *b, unsigned slot,
-                        sp_store_page store) {
-    bool removed = sp_table_remove(&s->table, (sp_fp){b->fp[slot]}, store.v);
-    assert(removed);
-    (void)removed;
-    probe_remove(s, (sp_fp){b->fp[slot]}, (sp_fp){b->probe[slot]}, store);
+static bool is_closed(const struct stable_block *b, unsigned slot) {
+    return b->closed >> slot & 1;
+}
+
+/* By its fingerprint and its probe, where it has them. */
+static void found_no_more(struct sp_stable *s, const struct stable_block *b, unsigned slot,
+                          sp_store_page store) {
+    if (b->fp[slot])
+        find_remove(s, (sp_fp){b->fp[slot]}, (sp_fp){b->probe[slot]}, store);
 }
 
 void sp_stable_close(struct sp_stable *s, sp_store_page store) {
     struct stable_block *b = (struct stable_block *)sp_blocks_find(&s->blocks, store);
     unsigned slot = sp_block_slot(store);
-    assert(b && b->references[slot] > 0 && b->fp[slot]);
-    unlink_page(s, b, slot, store);
-    b->fp[slot] = 0;
+    assert(b && b->references[slot] > 0);
+    if (is_closed(b, slot))
+        return;
+    found_no_more(s, b, slot, store);
+    b->closed |= UINT64_C(1) << slot;
     s->closed++;
 }
 
@@ -122,10 +140,10 @@ bool sp_stable_give(struct sp_stable *s, sp_store_page store, uint32_t n) {
     s->references -= n;
     if (b->references[slot] > 0)
         return false;
-    if (b->fp[slot])
-        unlink_page(s, b, slot, store);
-    else
-        s->closed--;
+    if (!is_closed(b, slot))
+        found_no_more(s, b, slot, store);
+    s->closed -= is_closed(b, slot);
+    b->closed &= ~(UINT64_C(1) << slot);
     s->pages--;
     b->head.used--;
     sp_blocks_trim(&s->blocks, &b->head);

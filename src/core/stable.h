@@ -40,11 +40,12 @@ bool sp_stable_probe(const struct sp_stable *s, sp_fp probe, sp_store_page *ret_
 bool sp_stable_has_probe(struct sp_stable *s, sp_store_page store, sp_fp probe);
 uint64_t sp_stable_references(const struct sp_stable *s, sp_store_page store);
 
-/* With one reference. -ENOMEM. Neither the fingerprint nor the store page may be in the set. */
+/* With one reference. -ENOMEM. Neither the fingerprint nor the store page may be in the set. Without a
+ * fingerprint (0) it is in the set, but not found in it. */
 SP_WARN_UNUSED int sp_stable_add(struct sp_stable *s, sp_fp fp, sp_fp probe, sp_store_page store);
 /* One more reference to a page of the set. -EOVERFLOW. */
 SP_WARN_UNUSED int sp_stable_take(struct sp_stable *s, sp_store_page store);
-/* An open page becomes a closed one. */
+/* The page becomes a closed one, if it is not. */
 void sp_stable_close(struct sp_stable *s, sp_store_page store);
 /* `n` fewer; the page has that many. True: they were the last, the page is no longer in the set. */
 bool sp_stable_give(struct sp_stable *s, sp_store_page store, uint32_t n);

@@ -70,6 +70,9 @@ struct sp_link_ops {
                    struct sp_answer *ret_answers);
     /* These pages changed or are no longer registered: not to be suggested as twins any more. */
     int (*forget)(struct sp_link *l, const struct sp_query *queries, size_t n);
+    /* Everything written was looked through once, and its changes were told: a full scan in KSM's sense is
+     * over. NULL: of no interest. */
+    void (*scanned)(struct sp_link *l);
     /* Gives references back: `n` runs of store pages. Collected by the worker; the link sends the family's
      * token along and begins a new one (H6). */
     int (*release)(struct sp_link *l, const struct sp_store_run *runs, size_t n);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The link to a domain in this process. The worker is its only client and only caller, so there is no lock;
- * the DOMAIN counters are copied out under a small one for statistics.
+ * The link to a domain in this process, with an index of either kind (index.h). The worker is its only client
+ * and only caller, so there is no lock; the DOMAIN counters are copied out under a small one for statistics.
  *
  * A child forked from the process maps the store too, and is no client of anybody: what is given back takes
  * effect when the family's token of that time has no mapping left (H6, os/store.h).
@@ -38,6 +38,8 @@ struct local {
     struct sp_settings settings;
     struct sp_memory *domain_memory; /* the index */
     struct sp_domain *domain;        /* NULL: not open */
+    enum sp_index_kind kind;
+    struct sp_index *index;
     sp_client client;
     struct sp_key key;
     struct sp_segment *segments; /* [SEGMENTS_MAX]; fd 0: none (never a valid one: see segment_get) */
@@ -64,6 +66,8 @@ static struct local *local_of(struct sp_link *l) {
 static void on_punch(void *ctx, sp_store_page first, uint64_t n) {
     struct local *l = ctx;
     uint64_t number = first.v / SP_SEGMENT_PAGES;
+    if (l->index && l->index->ops->punched)
+        l->index->ops->punched(l->index, first, n);
     if (number >= SEGMENTS_MAX || !l->segment_there[number])
         return;
     /* A page that stays costs memory, nothing else. */
@@ -102,15 +106,58 @@ static void copy_counters(struct local *l) {
     sp_lock_release(&l->lock);
 }
 
+/* ---- the store ---- */
+
+static int segment_get(struct local *l, uint64_t number, struct sp_segment **ret) {
+    if (number >= SEGMENTS_MAX)
+        return -ENOSPC;
+    if (!l->segment_there[number]) {
+        int error = sp_segment_init(&l->segments[number]);
+        if (error)
+            return error;
+        l->segment_there[number] = true;
+    }
+    *ret = &l->segments[number];
+    return 0;
+}
+
+static int store_write(void *ctx, sp_store_page store, const void *content) {
+    struct sp_segment *s;
+    int error = segment_get(ctx, store.v / SP_SEGMENT_PAGES, &s);
+    return error ? error : sp_segment_write(s, store.v % SP_SEGMENT_PAGES, content);
+}
+
+static int store_read(void *ctx, sp_store_page store, void *ret_content) {
+    struct sp_segment *s;
+    int error = segment_get(ctx, store.v / SP_SEGMENT_PAGES, &s);
+    return error ? error : sp_segment_read(s, store.v % SP_SEGMENT_PAGES, ret_content);
+}
+
 /* ---- opening and closing ---- */
+
+static int index_open(struct local *l) {
+    struct sp_index_uses uses = {.domain = l->domain,
+                                 .client = l->client,
+                                 .key = &l->key,
+                                 .read = store_read,
+                                 .write = store_write,
+                                 .hint = on_hint,
+                                 .ctx = l};
+    return sp_index_new(l->kind, &uses, &l->index);
+}
+
+static void index_close(struct local *l) {
+    l->index = sp_index_free(l->index);
+    l->domain = sp_domain_free(l->domain);
+    l->domain_memory = sp_memory_free(l->domain_memory);
+}
 
 static void local_close(struct sp_link *link) {
     struct local *l = local_of(link);
     int unused = 0;
     if (!l->domain)
         return;
-    l->domain = sp_domain_free(l->domain);
-    l->domain_memory = sp_memory_free(l->domain_memory);
+    index_close(l);
     for (size_t i = 0; i < SEGMENTS_MAX; i++)
         if (l->segment_there[i]) {
             sp_segment_deinit(&l->segments[i]);
@@ -143,10 +190,11 @@ static int local_open(struct sp_link *link, struct sp_welcome *ret_welcome) {
         error = sp_domain_client_add(l->domain, &l->client);
     }
     if (!error)
+        error = index_open(l);
+    if (!error)
         error = sp_token_new(&l->token, &l->token_mapping);
     if (error) {
-        l->domain = sp_domain_free(l->domain);
-        l->domain_memory = sp_memory_free(l->domain_memory);
+        index_close(l);
         return error;
     }
     l->epoch = 1;
@@ -168,6 +216,7 @@ static void local_forked(struct sp_link *link) {
     if (!l->domain)
         return;
     l->domain = NULL;
+    l->index = NULL;
     l->domain_memory = sp_memory_free(l->domain_memory);
     memset(l->segment_there, 0, SEGMENTS_MAX * sizeof(*l->segment_there));
     memset(&l->copied, 0, sizeof(l->copied));
@@ -205,55 +254,16 @@ static int local_ask(struct sp_link *link, const struct sp_query *queries, size_
     struct local *l = local_of(link);
     sp_domain_guessed_wrong(l->domain, link->guessed_wrong);
     link->guessed_wrong = 0;
-    sp_domain_ask(l->domain, l->client, queries, n, ret_answers);
+    l->index->ops->ask(l->index, queries, n, ret_answers);
     copy_counters(l);
     return 0;
 }
 
-static int segment_get(struct local *l, uint64_t number, struct sp_segment **ret) {
-    if (number >= SEGMENTS_MAX)
-        return -ENOSPC;
-    if (!l->segment_there[number]) {
-        int error = sp_segment_init(&l->segments[number]);
-        if (error)
-            return error;
-        l->segment_there[number] = true;
-    }
-    *ret = &l->segments[number];
-    return 0;
-}
-
-static int store_write(struct local *l, sp_store_page store, const void *content) {
-    struct sp_segment *s;
-    int error = segment_get(l, store.v / SP_SEGMENT_PAGES, &s);
-    return error ? error : sp_segment_write(s, store.v % SP_SEGMENT_PAGES, content);
-}
-
 /* The application may write to the page meanwhile, or unmap it: what is checked and written is a copy. */
 static struct sp_answer publish_one(struct local *l, const struct sp_query *q, const void *content) {
-    struct sp_answer answer = {.kind = SP_ANSWER_DECLINED, .store = SP_STORE_NONE};
-    struct sp_answer declined = answer;
     _Alignas(64) uint8_t copy[SP_PAGE_SIZE];
-    if (!content || sp_peek(copy, (uintptr_t)content, SP_PAGE_SIZE)) {
-        sp_domain_publish_refuse(l->domain, l->client, *q);
-        return declined;
-    }
-    sp_fp whole = sp_fingerprint(&l->key, copy), probe = sp_probe(&l->key, copy);
-    if (q->fp.v != (sp_fp_whole(q->fp) ? whole.v : probe.v)) {
-        sp_domain_publish_refuse(l->domain, l->client, *q);
-        return declined;
-    }
-    sp_domain_publish(l->domain, l->client, *q, whole, &answer);
-    if (answer.kind != SP_ANSWER_SEND)
-        return answer;
-    if (store_write(l, answer.store, copy)) {
-        sp_domain_publish_abort(l->domain, l->client, *q, answer.store);
-        return declined;
-    }
-    if (sp_domain_publish_commit(l->domain, l->client, *q, whole, probe, answer.store))
-        return declined;
-    answer.kind = SP_ANSWER_SHARE;
-    return answer;
+    bool there = content && !sp_peek(copy, (uintptr_t)content, SP_PAGE_SIZE);
+    return l->index->ops->publish(l->index, q, there ? copy : NULL);
 }
 
 static int local_publish(struct sp_link *link, const struct sp_query *queries, const void *const *contents,
@@ -267,8 +277,14 @@ static int local_publish(struct sp_link *link, const struct sp_query *queries, c
 
 static int local_forget(struct sp_link *link, const struct sp_query *queries, size_t n) {
     struct local *l = local_of(link);
-    sp_domain_forget(l->domain, l->client, queries, n);
+    l->index->ops->forget(l->index, queries, n);
     return 0;
+}
+
+static void local_scanned(struct sp_link *link) {
+    struct local *l = local_of(link);
+    if (l->index->ops->scanned && l->index->ops->scanned(l->index))
+        l->hints_lost = true; /* as if each had been hinted at */
 }
 
 /* ---- giving back ---- */
@@ -366,6 +382,7 @@ static const struct sp_link_ops local_ops = {
     .ask = local_ask,
     .publish = local_publish,
     .forget = local_forget,
+    .scanned = local_scanned,
     .release = local_release,
     .segment = local_segment,
     .report = local_report,
@@ -374,7 +391,8 @@ static const struct sp_link_ops local_ops = {
     .forked = local_forked,
 };
 
-int sp_local_link_new(const struct sp_settings *settings, struct sp_link **ret_link) {
+int sp_local_link_new(const struct sp_settings *settings, enum sp_index_kind kind,
+                      struct sp_link **ret_link) {
     struct sp_memory *memory;
     int error = sp_memory_new(false, &memory);
     if (error)
@@ -392,6 +410,7 @@ int sp_local_link_new(const struct sp_settings *settings, struct sp_link **ret_l
     l->memory = memory;
     l->alloc = alloc;
     l->settings = *settings;
+    l->kind = kind;
     l->link = (struct sp_link){.ops = &local_ops, .idle_fd = -1};
     *ret_link = &l->link;
     return 0;

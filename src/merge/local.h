@@ -3,10 +3,12 @@
 #ifndef SP_MERGE_LOCAL_H
 #define SP_MERGE_LOCAL_H
 
+#include "merge/index.h"
 #include "merge/link.h"
 
 /* -ENOMEM. */
-SP_WARN_UNUSED int sp_local_link_new(const struct sp_settings *settings, struct sp_link **ret_link);
+SP_WARN_UNUSED int sp_local_link_new(const struct sp_settings *settings, enum sp_index_kind kind,
+                                     struct sp_link **ret_link);
 /* The DOMAIN counters of the in-process domain. */
 void sp_local_link_counters(struct sp_link *l, struct sp_counters *into);
 

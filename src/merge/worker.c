@@ -453,6 +453,8 @@ static void scanning_pass(struct sp_worker *w) {
     list_hot(w);
     sp_look_broken(w, false);
     pay_debts(w);
+    if (w->linked && !w->round_left && e->link->ops->scanned)
+        e->link->ops->scanned(e->link);
     if (take_hints(w) || w->done)
         w->pending++;
     post_pass(w, generation);

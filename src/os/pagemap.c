@@ -13,6 +13,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdio.h>
 
 #include "os/fault.h"
 #include "os/kernel.h"
@@ -41,15 +42,25 @@ static const struct query queries[] = {
     [SP_PAGEMAP_UNWATCHED] = {.inverted = PAGE_IS_WPALLOWED, .mask = PAGE_IS_WPALLOWED},
 };
 
-int sp_pagemap_open(int *ret_fd) {
+static int open_path(const char *path, int *ret_fd) {
     int fault = sp_fault("pagemap_open");
     if (fault)
         return fault;
-    long fd = sp_syscall(SYS_openat, AT_FDCWD, "/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+    long fd = sp_syscall(SYS_openat, AT_FDCWD, path, O_RDONLY | O_CLOEXEC);
     if (fd < 0)
         return (int)fd;
     *ret_fd = (int)fd;
     return 0;
+}
+
+int sp_pagemap_open(int *ret_fd) {
+    return open_path("/proc/self/pagemap", ret_fd);
+}
+
+int sp_pagemap_open_of(int pid, int *ret_fd) {
+    char path[32];
+    snprintf(path, sizeof(path), "/proc/%d/pagemap", pid);
+    return open_path(path, ret_fd);
 }
 
 /* Appends to `vec`, joining with the last range where they touch: the kernel's buffer ended there. */
@@ -131,6 +142,7 @@ int sp_pagemap_window(int fd, enum sp_pagemap_query query, uint64_t window, unsi
 }
 
 #define ENTRY_EXCLUSIVE (UINT64_C(1) << 56)
+#define ENTRY_FILE      (UINT64_C(1) << 61)
 #define ENTRY_SWAPPED   (UINT64_C(1) << 62)
 #define ENTRY_PRESENT   (UINT64_C(1) << 63)
 
@@ -169,6 +181,22 @@ int sp_pagemap_exclusive_window(int fd, uint64_t window, sp_bits *ret_bits) {
     for (unsigned slot = 0; slot < (size_t)r / sizeof(*entries); slot++)
         if (entry_exclusive(entries[slot]))
             sp_bits_set(ret_bits, slot);
+    return 0;
+}
+
+int sp_pagemap_private_window(int fd, uint64_t window, unsigned first, unsigned last, sp_bits *ret_bits) {
+    int fault = sp_fault("pagemap_private");
+    if (fault)
+        return fault;
+    uint64_t entries[SP_WINDOW_PAGES];
+    long r = sp_syscall(SYS_pread64, fd, entries, (last - first) * sizeof(*entries),
+                        (window * SP_WINDOW_PAGES + first) * sizeof(*entries));
+    if (r <= 0)
+        return r ? (int)r : -ESRCH;
+    *ret_bits = (sp_bits){0};
+    for (unsigned i = 0; i < (size_t)r / sizeof(*entries); i++)
+        if (entry_exclusive(entries[i]) && !(entries[i] & ENTRY_FILE))
+            sp_bits_set(ret_bits, first + i);
     return 0;
 }
 

@@ -15,6 +15,9 @@ struct sp_range {
 /* Opens the calling *thread group's* pagemap (/proc/self/pagemap), close-on-exec. */
 SP_WARN_UNUSED int sp_pagemap_open(int *ret_fd);
 
+/* That of another process (proc_pid_pagemap(5)). -EACCES: another user's; -ENOENT, -ESRCH: it has ended. */
+SP_WARN_UNUSED int sp_pagemap_open_of(int pid, int *ret_fd);
+
 enum sp_pagemap_query {
     SP_PAGEMAP_WRITTEN, /* written since armed and present, in ranges registered WP_ASYNC; arms them again */
     SP_PAGEMAP_PEEK,    /* the same without arming again */
@@ -48,6 +51,12 @@ bool sp_pagemap_there(int fd, uintptr_t address);
 /* The pages of a window (address / SP_WINDOW_SIZE) that are present and used by this process only (bit 56 of
  * their pagemap entries): not shared by fork. One read. */
 SP_WARN_UNUSED int sp_pagemap_exclusive_window(int fd, uint64_t window, sp_bits *ret_bits);
+
+/* Of pages [first, last) of a window those that are present, of no file, and used by one process only: whose
+ * memory merging could free. One read. -ESRCH: that memory is gone, because the process has ended or become
+ * another program. */
+SP_WARN_UNUSED int sp_pagemap_private_window(int fd, uint64_t window, unsigned first, unsigned last,
+                                             sp_bits *ret_bits);
 
 /* 1 when this process is the only user of the page (bit 56 of its pagemap entry), 0 when not or not present.
  */

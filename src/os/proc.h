@@ -46,6 +46,10 @@ struct sp_mapping {
     int prot;            /* PROT_* */
     unsigned attributes; /* SP_ATTR_* */
     enum sp_eligible eligible;
+    /* What smaps says besides; of /proc/PID/maps only the name is known. */
+    const char
+        *name; /* of the file, or "[heap]" and the like, or ""; long ones are cut; until visit returns */
+    uint64_t resident_bytes, anonymous_bytes, huge_bytes, swap_bytes;
 };
 
 /*

@@ -187,7 +187,8 @@ static void header_line(struct sp_smaps *p, const char *line) {
     const char *inode = skip_word(skip_word(skip_word(s))); /* permissions, offset, device */
     const char *name = skip_word(inode);
 
-    p->mapping = (struct sp_mapping){.start = start, .end = end};
+    strcpy(p->name, name); /* a part of a line */
+    p->mapping = (struct sp_mapping){.start = start, .end = end, .name = p->name};
     if (is_store(name) && !shared)
         p->mapping.attributes = SP_ATTR_STORE;
     p->named = judge_name(name, *inode != '0');
@@ -196,6 +197,29 @@ static void header_line(struct sp_smaps *p, const char *line) {
     p->inside = true;
     if (p->headers_only && perms >= 4)
         report_permissions(p, s);
+}
+
+/* "Rss:                 96 kB" */
+static bool amount_line(struct sp_mapping *m, const char *line) {
+    static const struct {
+        const char *key;
+        size_t offset;
+    } amounts[] = {
+        {"Rss:", offsetof(struct sp_mapping, resident_bytes)},
+        {"Anonymous:", offsetof(struct sp_mapping, anonymous_bytes)},
+        {"AnonHugePages:", offsetof(struct sp_mapping, huge_bytes)},
+        {"Swap:", offsetof(struct sp_mapping, swap_bytes)},
+    };
+    for (size_t i = 0; i < sizeof(amounts) / sizeof(*amounts); i++) {
+        if (!starts(line, amounts[i].key))
+            continue;
+        uint64_t kib = 0;
+        for (const char *s = skip_spaces(line + strlen(amounts[i].key)); *s >= '0' && *s <= '9'; s++)
+            kib = kib * 10 + (uint64_t)(*s - '0');
+        memcpy((char *)m + amounts[i].offset, &(uint64_t){kib * 1024}, sizeof(uint64_t));
+        return true;
+    }
+    return false;
 }
 
 static void flags_line(struct sp_smaps *p, const char *words) {
@@ -211,6 +235,8 @@ static void whole_line(struct sp_smaps *p, const char *line) {
     if ((line[0] >= '0' && line[0] <= '9') || (line[0] >= 'a' && line[0] <= 'f'))
         header_line(p, line);
     else if (!p->inside)
+        return;
+    else if (amount_line(&p->mapping, line))
         return;
     else if (starts(line, "ProtectionKey:"))
         p->pkey = *skip_spaces(line + strlen("ProtectionKey:")) != '0';

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * A parser for /proc/PID/smaps (proc_pid_smaps(5)), or /proc/PID/maps, fed with pieces of text of any size. Pure: no system
- * call, no allocation; a line of any length is fine, of which the first bytes count.
+ * A parser for /proc/PID/smaps (proc_pid_smaps(5)), or /proc/PID/maps, fed with pieces of text of any size.
+ * Pure: no system call, no allocation; a line of any length is fine, of which the first bytes count.
  */
 #ifndef SP_OS_SMAPS_H
 #define SP_OS_SMAPS_H
@@ -18,6 +18,7 @@ struct sp_smaps {
     bool stopped;              /* visit returned false */
     size_t n;                  /* bytes in `line` */
     char line[256];
+    char name[256]; /* mapping.name */
 };
 
 void sp_smaps_init(struct sp_smaps *p, bool (*visit)(void *ctx, const struct sp_mapping *m), void *ctx);

@@ -828,8 +828,83 @@ static void kinds_of_fingerprints_are_checked(void **state) {
     assert_int_equal(commit(w.c, query(2, 8), a.store), 0);
 }
 
+/* ---- for an index of another kind ---- */
+
+static struct sp_answer place(sp_client client, uint64_t page) {
+    struct sp_answer a;
+    sp_domain_place(w.d, client, (sp_page){page}, &a);
+    return a;
+}
+
+static struct sp_answer take(sp_client client, sp_store_page store) {
+    struct sp_answer a;
+    sp_domain_take(w.d, client, store, &a);
+    return a;
+}
+
+static void what_is_entered_is_shared_and_given_back(void **state) {
+    struct sp_answer a = place(w.a, 512 * 8 + 5), b = place(w.a, 512 * 8 + 6);
+    assert_int_equal(a.kind, SP_ANSWER_SEND);
+    assert_int_equal(b.store.v, a.store.v + 1); /* the layout is kept */
+    assert_int_equal(take(w.b, a.store).kind, SP_ANSWER_DECLINED);
+    assert_int_equal(sp_domain_enter(w.d, w.a, a.store), 0);
+    assert_int_equal(sp_domain_enter(w.d, w.a, b.store), 0);
+    struct sp_answer t = take(w.b, a.store);
+    assert_int_equal(t.kind, SP_ANSWER_SHARE);
+    assert_int_equal(t.store.v, a.store.v);
+    assert_int_equal(sp_domain_references(w.d, a.store), 2);
+    assert_int_equal(counter(SP_COUNTER_pages_shared), 2);
+    assert_int_equal(counter(SP_COUNTER_pages_sharing), 1);
+    assert_int_equal(counter(SP_COUNTER_pages_published), 2);
+    sp_domain_client_remove(w.d, w.b);
+    assert_int_equal(sp_domain_references(w.d, a.store), 1);
+    assert_int_equal(w.punches, 0);
+    sp_domain_client_remove(w.d, w.a);
+    assert_int_equal(w.punches, 1);
+    assert_int_equal(w.punched[0].n, 2);
+    assert_int_equal(take(w.c, a.store).kind, SP_ANSWER_DECLINED);
+    assert_int_not_equal(place(w.c, 512 * 8 + 5).store.v, a.store.v); /* I3 */
+}
+
+static void entering_is_checked(void **state) {
+    struct sp_answer a = place(w.a, 3);
+    assert_int_equal(sp_domain_enter(w.d, w.a, (sp_store_page){1 << 20}), -EINVAL);
+    assert_int_equal(sp_domain_enter(w.d, SP_CLIENTS_MAX - 1, a.store), -ESRCH);
+    assert_int_equal(sp_domain_enter(w.d, w.a, a.store), 0);
+    assert_int_equal(sp_domain_enter(w.d, w.a, a.store), -EINVAL);
+    sp_domain_leave(w.d, a.store); /* in use: stays */
+    assert_int_equal(w.punches, 0);
+    a = place(w.a, 4);
+    sp_domain_leave(w.d, a.store);
+    assert_int_equal(w.punches, 1);
+    assert_int_equal(w.punched[0].first.v, a.store.v);
+    sp_domain_limit(w.d, 1, false);
+    assert_int_equal(place(w.a, 5).kind, SP_ANSWER_DECLINED);
+    sp_domain_limit(w.d, 0, true);
+    assert_int_equal(place(w.a, 5).kind, SP_ANSWER_DECLINED);
+    assert_int_equal(place(SP_CLIENTS_MAX - 1, 5).kind, SP_ANSWER_DECLINED);
+}
+
+static void entering_without_memory_leaves_nothing(void **state) {
+    for (uint64_t at = 1;; at++) {
+        struct sp_answer a = place(w.a, 512 * (at + 1));
+        w.memory.fail_at = w.memory.gets + at;
+        int r = sp_domain_enter(w.d, w.a, a.store);
+        w.memory.fail_at = 0;
+        assert_int_equal(sp_domain_references(w.d, a.store), r == 0);
+        assert_int_equal(sp_domain_client_references(w.d, w.a), r == 0);
+        if (r == 0)
+            return;
+        assert_int_equal(r, -ENOMEM);
+        sp_domain_leave(w.d, a.store);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
+        domain_test(what_is_entered_is_shared_and_given_back),
+        domain_test(entering_is_checked),
+        domain_test(entering_without_memory_leaves_nothing),
         domain_test(the_way_of_a_page),
         domain_test(twins_within_one_client),
         domain_test(the_layout_of_the_first_owner_is_kept),

@@ -180,6 +180,12 @@ static inline void require_uffd(void) {
 
 /* ---- an engine with an in-process domain ---- */
 
+/* The same tests run with each kind of index: SAMEPAGE_TEST_INDEX=tree. */
+static inline enum sp_index_kind test_index(void) {
+    const char *kind = getenv("SAMEPAGE_TEST_INDEX");
+    return kind && !strcmp(kind, "tree") ? SP_INDEX_TREE : SP_INDEX_HASH;
+}
+
 struct engine_rig {
     struct sp_settings settings;
     struct sp_link *link; /* the local one */
@@ -191,7 +197,7 @@ static inline void rig_init(struct engine_rig *r, struct sp_link *(*wrap)(struct
     sp_settings_init(&r->settings);
     r->settings.v[SP_SETTING_sleep_millisecs] = 10;
     r->settings.v[SP_SETTING_sleep_max_millisecs] = 40;
-    must(sp_local_link_new(&r->settings, &r->link), "local link");
+    must(sp_local_link_new(&r->settings, test_index(), &r->link), "local link");
     must(sp_engine_new(wrap ? wrap(r->link) : r->link, &r->settings, &r->engine), "engine");
 }
 

@@ -163,7 +163,7 @@ static void life(uint64_t fail_at, bool always, int error) {
     bool tripped = false;
     sp_fault_hook = hook;
     exempt = false;
-    if (sp_local_link_new(&settings, &link) == 0 && sp_engine_new(link, &settings, &e) == 0) {
+    if (sp_local_link_new(&settings, test_index(), &link) == 0 && sp_engine_new(link, &settings, &e) == 0) {
         live(e, &x);
         tripped = sp_engine_state(e) == SP_ENGINE_RAW_CALLS;
         sp_engine_free(e);

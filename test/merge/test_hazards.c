@@ -684,7 +684,7 @@ static int budget(void *arg) {
     r.settings.v[SP_SETTING_sleep_millisecs] = 5;
     r.settings.v[SP_SETTING_sleep_max_millisecs] = 20;
     r.settings.v[SP_SETTING_map_percent] = 2;
-    must(sp_local_link_new(&r.settings, &r.link), "link");
+    must(sp_local_link_new(&r.settings, test_index(), &r.link), "link");
     must(sp_engine_new(r.link, &r.settings, &r.engine), "engine");
     size_t bytes = 32 * MIB, pages = bytes / PAGE;
     uint8_t *a = memory_new(bytes), *b = memory_new(bytes);

@@ -83,6 +83,9 @@ static int w_publish(struct sp_link *l, const struct sp_query *q, const void *co
 static int w_forget(struct sp_link *l, const struct sp_query *q, size_t n) {
     return failing() ? -ENOTCONN : wrapper.inner->ops->forget(wrapper.inner, q, n);
 }
+static void w_scanned(struct sp_link *l) {
+    wrapper.inner->ops->scanned(wrapper.inner);
+}
 static int w_release(struct sp_link *l, const struct sp_store_run *r, size_t n) {
     if (failing())
         return -ENOTCONN;
@@ -128,6 +131,7 @@ static struct sp_link *wrap(struct sp_link *inner) {
         .ask = w_ask,
         .publish = w_publish,
         .forget = w_forget,
+        .scanned = w_scanned,
         .release = w_release,
         .segment = w_segment,
         .report = w_report,

@@ -9,6 +9,7 @@
 #include "os/lock.h"
 #include "os/memory.h"
 #include "os/proc.h"
+#include "os/remote.h"
 #include "os/socket.h"
 #include "os/store.h"
 #include "os/thread.h"
@@ -22,6 +23,10 @@ static int fail_one(const char *call) {
         return 0;
     asked++;
     return -ENOTNAM;
+}
+
+static bool visit_process(void *ctx, int number) {
+    return true;
 }
 
 static bool visit(void *ctx, const struct sp_mapping *m) {
@@ -40,6 +45,7 @@ static uint64_t word;
 static bool flag;
 static int tid;
 static sp_bits bits;
+static struct sp_process process;
 static struct sp_range range;
 static struct sp_file_mapping file_mapping;
 static struct sp_segment segment = {-1, -1};
@@ -80,6 +86,12 @@ static uint8_t bytes[32];
     X("pagemap_window", sp_pagemap_window(-1, SP_PAGEMAP_WATCHED, 0, 0, 1, &bits))                           \
     X("pagemap_exclusive", sp_pagemap_exclusive(-1, (sp_page){0}))                                           \
     X("pagemap_exclusive", sp_pagemap_exclusive_window(-1, 0, &bits))                                        \
+    X("pagemap_open", sp_pagemap_open_of(1, &fd))                                                            \
+    X("pagemap_private", sp_pagemap_private_window(-1, 0, 0, 1, &bits))                                      \
+    X("remote_read", sp_remote_read(1, NULL, 0, NULL, &size))                                                \
+    X("remote_mappings", sp_remote_mappings(1, visit, NULL))                                                 \
+    X("process_read", sp_process_read(1, &process))                                                          \
+    X("process_each", sp_process_each(visit_process, NULL))                                                  \
     X("wake_open", sp_wake_open(&fd, &tid))                                                                  \
     X("segment_init", sp_segment_init(&segment))                                                             \
     X("segment_write", sp_segment_write(&segment, 0, bytes))                                                 \

@@ -111,6 +111,38 @@ static void stores_are_known(void **state) {
     assert_int_equal(m.attributes, 0);
 }
 
+struct named {
+    struct sp_mapping m;
+    char name[300];
+};
+
+static bool see_name(void *ctx, const struct sp_mapping *m) {
+    struct named *s = ctx;
+    s->m = *m;
+    strcpy(s->name, m->name);
+    return true;
+}
+
+static void amounts_and_names(void **state) {
+    static const char text[] =
+        "7f0000001000-7f0000003000 rw-p " ANON "      [heap]\n"
+        "Size:  8 kB\nRss:             123 kB\nPss:  7 kB\nAnonymous:  98765432100 kB\n"
+        "AnonHugePages:    2048 kB\nSwap:  16 kB\nSwapPss: 5 kB\nVmFlags: rd wr \n"
+        "7f0000003000-7f0000004000 r--p 00000000 fe:00 99   /a file\\012 (deleted)\n"
+        "Rss:  0 kB\nVmFlags: rd \n";
+    struct named s = {.name = "?"};
+    struct sp_smaps p;
+    size_t first = (size_t)(strstr(text, "7f0000003000-7f0000004000") - text);
+    sp_smaps_init(&p, see_name, &s);
+    assert_true(sp_smaps_feed(&p, text, first));
+    assert_string_equal(s.name, "[heap]");
+    assert_true(s.m.resident_bytes == 123 * 1024 && s.m.anonymous_bytes == UINT64_C(98765432100) * 1024);
+    assert_true(s.m.huge_bytes == 2048 * 1024 && s.m.swap_bytes == 16 * 1024);
+    assert_true(sp_smaps_feed(&p, text + first, sizeof(text) - 1 - first));
+    assert_string_equal(s.name, "/a file\\012 (deleted)");
+    assert_true(!s.m.resident_bytes && !s.m.anonymous_bytes && !s.m.huge_bytes && !s.m.swap_bytes);
+}
+
 static const char *long_text(void) {
     static char text[16384];
     char path[6000];
@@ -203,6 +235,7 @@ int main(void) {
         cmocka_unit_test(eligibility_follows_flags_and_names),
         cmocka_unit_test(protection_and_attributes),
         cmocka_unit_test(stores_are_known),
+        cmocka_unit_test(amounts_and_names),
         cmocka_unit_test(pieces_of_any_size_make_no_difference),
         cmocka_unit_test(stops_when_told),
         cmocka_unit_test(rubbish_reports_nothing),

@@ -13,6 +13,8 @@
  * With --compact the kernel moves pages about in physical memory all the while (compaction), as it does on
  * any machine that runs long or uses huge pages; that takes root.
  *
+ * With --tree each process's own index is that of two trees, which reads pages at any moment.
+ *
  * With --daemon the processes are clients of a samepaged, and it and they are killed at random moments and
  * started anew.
  */
@@ -50,6 +52,7 @@ static struct {
     unsigned seconds, processes, threads, kills;
     uint64_t seed;
     bool compact;
+    enum sp_index_kind index; /* of the domain within each process */
     const char *socket, *daemon;
 } opt = {.seconds = 10, .processes = 2, .threads = 4, .seed = 1};
 
@@ -449,7 +452,8 @@ static void engine_open(void) {
     sp_settings_init(&settings);
     settings.v[SP_SETTING_sleep_millisecs] = 5;
     settings.v[SP_SETTING_sleep_max_millisecs] = 20;
-    int error = opt.socket ? sp_remote_link_new(opt.socket, &link) : sp_local_link_new(&settings, &link);
+    int error =
+        opt.socket ? sp_remote_link_new(opt.socket, &link) : sp_local_link_new(&settings, opt.index, &link);
     if (!opt.socket)
         local_link = link;
     if (!error)
@@ -627,15 +631,11 @@ static unsigned number(const char *text, unsigned most) {
 
 static void options(int argc, char **argv) {
     static const struct option known[] = {
-        {"seconds", required_argument, NULL, 's'},
-        {"processes", required_argument, NULL, 'p'},
-        {"threads", required_argument, NULL, 't'},
-        {"seed", required_argument, NULL, 'e'},
-        {"socket", required_argument, NULL, 'S'},
-        {"daemon", required_argument, NULL, 'd'},
-        {"kills", required_argument, NULL, 'k'},
-        {"compact", no_argument, NULL, 'c'},
-        {NULL, 0, NULL, 0},
+        {"seconds", required_argument, NULL, 's'}, {"processes", required_argument, NULL, 'p'},
+        {"threads", required_argument, NULL, 't'}, {"seed", required_argument, NULL, 'e'},
+        {"socket", required_argument, NULL, 'S'},  {"daemon", required_argument, NULL, 'd'},
+        {"kills", required_argument, NULL, 'k'},   {"compact", no_argument, NULL, 'c'},
+        {"tree", no_argument, NULL, 'i'},          {NULL, 0, NULL, 0},
     };
     for (int c; (c = getopt_long(argc, argv, "", known, NULL)) >= 0;)
         switch (c) {
@@ -663,9 +663,12 @@ static void options(int argc, char **argv) {
         case 'c':
             opt.compact = true;
             break;
+        case 'i':
+            opt.index = SP_INDEX_TREE;
+            break;
         default:
             fprintf(stderr, "Usage: stress [--seconds N] [--processes N] [--threads N] [--seed N] "
-                            "[--socket PATH | --daemon SAMEPAGED] [--kills N] [--compact]\n");
+                            "[--socket PATH | --daemon SAMEPAGED] [--kills N] [--compact] [--tree]\n");
             exit(2);
         }
     if (!opt.processes || !opt.threads)
