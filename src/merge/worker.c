@@ -353,6 +353,8 @@ static void worker_hinted(struct sp_worker *w) {
     if (w->uffd >= 0)
         work_through(w, true);
     pay_debts(w);
+    uint64_t paced = w->last_pass_ns + sp_pace_pause_ns(w);
+    w->next_pass_ns = paced > w->next_pass_ns ? paced : w->next_pass_ns;
 }
 
 /* Windows to be left out of the next look, ascending. */
@@ -449,6 +451,7 @@ static void scanning_pass(struct sp_worker *w) {
     sp_pace_begin(w);
     sp_look_arm(w);
     sp_look_written(w, 0, UINT64_MAX);
+    pay_debts(w); /* what is to be forgotten is, before it is asked about anew */
     work_through(w, false);
     list_hot(w);
     sp_look_broken(w, false);
@@ -461,7 +464,7 @@ static void scanning_pass(struct sp_worker *w) {
     overdraw(w, sp_thread_cpu_ns() - cpu_ns, (int64_t)(gained(w) - before));
     w->interval_ns = pause_ns(w);
     w->last_pass_ns = sp_now_ns();
-    w->next_pass_ns = w->last_pass_ns + w->interval_ns;
+    w->next_pass_ns = w->last_pass_ns + (sp_obey_stopped(w) ? 0 : w->interval_ns);
 }
 
 static void worker_pass(struct sp_worker *w) {
@@ -480,6 +483,7 @@ static bool now_round(struct sp_worker *w, struct sp_request *r) {
     enum sp_pass_mode mode = r->quiescent ? SP_PASS_QUIESCENT : SP_PASS_NOW;
     uint64_t number = r->start / SP_WINDOW_SIZE, end = (r->end + SP_WINDOW_SIZE - 1) / SP_WINDOW_SIZE;
     w->misled = false;
+    pay_debts(w);
     while (number < end) {
         sp_worker_lock(w);
         struct sp_window *win = sp_windows_next(&e->windows, number);

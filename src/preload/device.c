@@ -47,10 +47,12 @@ static long descriptor_new(enum kind kind, const char *name, bool close_on_exec)
     return r;
 }
 
-/* Only memfds have seals, so nothing is read from anything else. */
+/* Only memfds have seals, so nothing is read from anything else. Where vm.memfd_noexec is set the kernel adds
+ * one of its own. */
 static enum kind kind_of(int fd) {
     struct mark mark;
-    if (sp_syscall(SYS_fcntl, fd, F_GET_SEALS) != SEALS ||
+    long seals = sp_syscall(SYS_fcntl, fd, F_GET_SEALS);
+    if (seals < 0 || (seals & SEALS) != SEALS ||
         sp_syscall(SYS_pread64, fd, &mark, sizeof(mark), 0) != (long)sizeof(mark) ||
         memcmp(mark.text, TEXT, sizeof(mark.text)))
         return NONE;

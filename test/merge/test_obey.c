@@ -305,7 +305,14 @@ static void test_use_zero_pages(void **state) {
     assert_true(rig_until(&r, SP_COUNTER_ksm_zero_pages, 1, 1));
     assert_false(page_present(c + 9 * PAGE));
     assert_int_equal(rig_settle(&r), 0);
+    /* The others were read again, too, and are still known: a twin that comes later finds them. */
+    uint8_t *twin = memory_new(N);
+    fill(twin, PAGES, 5);
+    memcpy(twin + 7 * PAGE, c + 20 * PAGE, PAGE);
+    rig_add(&r, twin, N);
+    assert_true(rig_until(&r, SP_COUNTER_pages_sharing, 1, 1));
     end(a, b);
+    memory_free(twin, N);
     memory_free(c, N);
 }
 
