@@ -613,7 +613,7 @@ static bool prepare_view(struct sp_worker *w, const struct sp_run *run, unsigned
     if (sp_map_view(start, pages * SP_PAGE_SIZE, ret->fd, ret->offset))
         return false;
     if (!view_is_whole(w, start, start + pages * SP_PAGE_SIZE) &&
-        sp_map_populate(start, pages * SP_PAGE_SIZE))
+        sp_advise(start, pages * SP_PAGE_SIZE, MADV_POPULATE_READ))
         return false;
     ret->expected = view;
     return true;

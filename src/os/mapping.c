@@ -100,17 +100,17 @@ int sp_map_file(int fd, uint64_t offset_bytes, size_t bytes, bool writable, void
 /* Stretches of one call: 2 MiB that begin in the middle of one. */
 #define STRETCHES_MAX 33
 
-/* Populates one page of each stretch. A fault for each page costs a quarter more of the whole view: each is
- * looked up, and marked as accessed, once more. */
-static size_t populate_stretches(uintptr_t address, uintptr_t end) {
+/* Populates one page of each stretch, as far as that goes. A fault for each page costs a quarter more of the
+ * whole view: each is looked up, and marked as accessed, once more. */
+static void populate_stretches(uintptr_t address, uintptr_t end) {
     struct iovec stretch[STRETCHES_MAX];
-    size_t n = 0;
-    for (; address < end && n < STRETCHES_MAX;
-         address = (address / FAULT_AROUND_BYTES + 1) * FAULT_AROUND_BYTES)
-        stretch[n++] = (struct iovec){(void *)address, SP_PAGE_SIZE};
-    bool done = sp_syscall(SYS_process_madvise, PIDFD_SELF_THREAD_GROUP, stretch, n, MADV_POPULATE_READ, 0) ==
-                (long)(n * SP_PAGE_SIZE);
-    return done ? address : 0;
+    while (address < end) {
+        size_t n = 0;
+        for (; address < end && n < STRETCHES_MAX;
+             address = (address / FAULT_AROUND_BYTES + 1) * FAULT_AROUND_BYTES)
+            stretch[n++] = (struct iovec){(void *)address, SP_PAGE_SIZE};
+        sp_syscall(SYS_process_madvise, PIDFD_SELF_THREAD_GROUP, stretch, n, MADV_POPULATE_READ, 0);
+    }
 }
 
 int sp_map_view(uintptr_t address, size_t bytes, int fd, uint64_t offset_bytes) {
@@ -121,14 +121,9 @@ int sp_map_view(uintptr_t address, size_t bytes, int fd, uint64_t offset_bytes) 
     int r = map(address, bytes, PROT_READ, MAP_FIXED | MAP_SHARED, fd, offset_bytes, &got);
     if (!r)
         r = (int)sp_syscall(SYS_madvise, address, bytes, MADV_DONTFORK);
-    uintptr_t at = address;
-    while (!r && at && at < address + bytes)
-        at = populate_stretches(at, address + bytes);
-    return r || at ? r : sp_map_populate(address, bytes);
-}
-
-int sp_map_populate(uintptr_t address, size_t bytes) {
-    return sp_advise(address, bytes, MADV_POPULATE_READ);
+    if (!r)
+        populate_stretches(address, address + bytes);
+    return r;
 }
 
 int sp_unmap(void *address, size_t bytes) {

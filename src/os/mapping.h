@@ -32,12 +32,11 @@ SP_WARN_UNUSED int sp_map_fresh(uintptr_t address, size_t bytes, int prot);
 SP_WARN_UNUSED int sp_map_file(int fd, uint64_t offset_bytes, size_t bytes, bool writable,
                                void **ret_address);
 
-/* Replaces [address, +bytes), memory of our own, by a read-only shared view of a file with those of its pages
- * mapped that are in memory; a child gets no copy of it. On failure what was there may have gone. */
+/* Replaces [address, +bytes), memory of our own, by a read-only shared view of a file; a child gets no copy
+ * of it. Pages that are in memory are mapped at once where the kernel can be asked for that cheaply
+ * (Linux 6.14); who needs all of them looks, and asks for the rest. On failure what was there may have gone.
+ */
 SP_WARN_UNUSED int sp_map_view(uintptr_t address, size_t bytes, int fd, uint64_t offset_bytes);
-
-/* Maps all pages of it, reading in what is swapped out (MADV_POPULATE_READ, Linux 5.14). */
-SP_WARN_UNUSED int sp_map_populate(uintptr_t address, size_t bytes);
 
 SP_WARN_UNUSED int sp_unmap(void *address, size_t bytes);
 
