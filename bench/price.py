@@ -83,19 +83,19 @@ def without_worker(args, mode):
         return in_turns(args, {s: started(args, programs, before, mode, env) for s, (before, env) in sides.items()})
 
 
-def shared_pages(args):
-    out = subprocess.run([f"{args.build}/bench/poll", args.socket, "0", "1"], capture_output=True, text=True,
+def shared_pages(args, socket):
+    out = subprocess.run([f"{args.build}/bench/poll", socket, "0", "1"], capture_output=True, text=True,
                          check=True).stdout
     return json.loads(out)["saved_pages"]
 
 
-def wait_until_shared(args):
+def wait_until_shared(args, socket):
     """Until everything the two have in common is shared and the number has not changed for two seconds."""
     deadline, last, since = time.monotonic() + 60, -1, 0.0
     while time.monotonic() - since < 2 or last < (MIB << 20) // bench.PAGE * 0.99:
         if time.monotonic() > deadline:
             raise bench.Failure(f"only {last} pages are shared after a minute")
-        n = shared_pages(args)
+        n = shared_pages(args, socket)
         if n != last:
             last, since = n, time.monotonic()
         time.sleep(0.1)
@@ -104,11 +104,10 @@ def wait_until_shared(args):
 def settled(args):
     with tempfile.TemporaryDirectory(prefix="samepage-bench-") as directory, bench.Programs() as programs:
         side = bench.Samepage(args.build, programs, directory)
-        args.socket = side.target
         with_us = samepage(args, "--socket", side.target)
         alone = [started(args, programs, [], "settled") for _ in range(2)]
         ours = [started(args, programs, with_us, "settled") for _ in range(2)]
-        wait_until_shared(args)
+        wait_until_shared(args, side.target)
         return in_turns(args, {"alone": alone[0], "all": ours[0]})
 
 
