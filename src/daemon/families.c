@@ -10,6 +10,8 @@
 
 #define LOOK_FIRST_NS UINT64_C(20000000)
 #define LOOK_LAST_NS  UINT64_C(2000000000)
+/* Looking at one token takes about a microsecond: many are looked at less often. */
+#define LOOK_TOKEN_NS UINT64_C(100000)
 
 static int token_add(struct family *f, int fd, uint64_t epoch) {
     if (f->n == f->room) {
@@ -38,9 +40,11 @@ void family_deinit(struct family *f) {
     *f = (struct family){.look_ns = UINT64_MAX};
 }
 
+/* Never later than it was due: a client that releases all the time would never be looked at. */
 static void look_soon(struct family *f, uint64_t now_ns) {
-    f->pause_ns = LOOK_FIRST_NS;
-    f->look_ns = now_ns + f->pause_ns;
+    f->pause_ns = LOOK_FIRST_NS + f->n * LOOK_TOKEN_NS;
+    if (f->look_ns > now_ns + f->pause_ns)
+        f->look_ns = now_ns + f->pause_ns;
 }
 
 int family_next(struct family *f, int token_fd, uint64_t now_ns) {

@@ -419,6 +419,11 @@ void member_forget(struct member *m, const struct sp_wire_queries *q) {
     sp_domain_forget(m->domain->index, m->client, queries, q->n);
 }
 
+/* Half of the room is for those who join. */
+static bool tokens_full(const struct domain *d) {
+    return d->tokens >= d->connected + (d->service->tokens_max - d->connected) / 2;
+}
+
 int member_release(struct member *m, const struct sp_wire_release *release, int token_fd, uint64_t now_ns,
                    bool *ret_taken) {
     struct domain *d = m->domain;
@@ -432,9 +437,14 @@ int member_release(struct member *m, const struct sp_wire_release *release, int 
     }
     if (token_fd < 0 || error == -ESTALE)
         return error;
-    /* Too many: the epoch goes on, and ends with a later release. */
-    if (d->tokens >= d->service->tokens_max)
-        return error;
+    if (tokens_full(d)) {
+        m->family.look_ns = now_ns;
+        (void)member_look(m, now_ns);
+        look_at(d->service, m);
+        /* Too many: the epoch goes on, and ends with a later release. */
+        if (tokens_full(d))
+            return error;
+    }
     int r = family_next(&m->family, token_fd, now_ns);
     *ret_taken = r == 0;
     d->tokens += r == 0;

@@ -9,8 +9,11 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
+
+#include "../child.h"
 
 #include "daemon/families.h"
 #include "os/mapping.h"
@@ -217,6 +220,46 @@ static void test_leaving_keeps(void **state) {
     clients_wait(&d, 0, 0);
 }
 
+static struct sp_store_run shared_run(struct sp_link *a, struct sp_link *b, const struct sp_welcome *w,
+                                      uint64_t number) {
+    sp_store_page store;
+    uint8_t *page = pages_new(1, number);
+    share_pages(a, b, w, page, 1, &store);
+    pages_free(page, 1);
+    return (struct sp_store_run){store, 1};
+}
+
+/* In a process of its own, for the lower limit. */
+static int body_busy_releases(void *unused) {
+    struct rlimit few = {.rlim_cur = 256, .rlim_max = 256};
+    struct sp_welcome w;
+    struct sp_link *a, *b, *others[24];
+    if (setrlimit(RLIMIT_NOFILE, &few))
+        return 1;
+    daemon_start(&d, NULL);
+    a = link_open(d.socket, &w);
+    b = link_open(d.socket, &w);
+    for (size_t i = 0; i < 2400; i++) {
+        struct sp_store_run run = shared_run(a, b, &w, i);
+        if (a->ops->release(a, &run, 1) || b->ops->release(b, &run, 1))
+            return 2;
+        if (i % 100 == 99)
+            others[i / 100] = link_open(d.socket, &w);
+    }
+    counter_wait(&d, SP_COUNTER_pages_shared, 0);
+    for (size_t i = 0; i < 24; i++)
+        link_close(others[i]);
+    link_close(a);
+    link_close(b);
+    daemon_stop(&d);
+    return 0;
+}
+
+/* Epochs that end faster than the daemon looks for them take no descriptor that somebody needs to join. */
+static void test_busy_releases(void **state) {
+    assert_int_equal(in_child(body_busy_releases, NULL), 0);
+}
+
 /* Many processes die at random moments of their work: in the end nothing is held. */
 static void body_worker(const struct process *parent) {
     struct sp_welcome w;
@@ -304,11 +347,32 @@ static void test_epochs(void **state) {
     family_deinit(&f);
 }
 
+/* A client that gives back all the time is looked at all the same. */
+static void test_epochs_busy(void **state) {
+    struct family f;
+    void *mapping = NULL, *next;
+    int fd;
+    assert_int_equal(sp_token_new(&fd, &mapping), 0);
+    assert_int_equal(family_init(&f, fd), 0);
+    for (uint64_t ms = 0; ms < 2000; ms += 5) {
+        assert_int_equal(sp_token_new(&fd, &next), 0);
+        assert_int_equal(family_next(&f, fd, ms * 1000000), 0);
+        assert_int_equal(sp_token_drop(mapping), 0);
+        mapping = next;
+        family_look(&f, ms * 1000000);
+        assert_true(f.n <= 6);
+    }
+    assert_int_equal(sp_token_drop(mapping), 0);
+    family_deinit(&f);
+}
+
 int main(void) {
 #define TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
     const struct CMUnitTest tests[] = {
-        TEST(test_client_killed), TEST(test_child_outlives_parent), TEST(test_release_with_child),
-        TEST(test_leaving_keeps), TEST(test_many_killed),           cmocka_unit_test(test_epochs),
+        TEST(test_client_killed),      TEST(test_child_outlives_parent),
+        TEST(test_release_with_child), TEST(test_leaving_keeps),
+        TEST(test_many_killed),        cmocka_unit_test(test_busy_releases),
+        cmocka_unit_test(test_epochs), cmocka_unit_test(test_epochs_busy),
     };
     return cmocka_run_group_tests_name("daemon/families", tests, NULL, NULL);
 }
