@@ -501,6 +501,7 @@ def chromium(box, *more):
     with box.timed():
         box.run(["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars",
                  "--window-size=800,900", "--virtual-time-budget=3000", f"--user-data-dir={box.path('profile')}",
+                 "--run-all-compositor-stages-before-draw",  # on a busy machine tiles are missing without it
                  f"--screenshot={picture}", *more, f"file://{file('page.html')}"], seconds=90)
     with open(picture, "rb") as f:
         return digest(f.read())
