@@ -7,7 +7,7 @@
  *   MOVE to scratch                        the freeze; refuses what is pinned or shared with a child
  *   compare with the store                 the decision (I1)
  *   look again                             the last moment at which nothing is lost yet
- *   mmap over the equal ones               from here the store is what the application sees
+ *   map the store over the equal ones      from here it is what the application sees
  *   MOVE or COPY the others back
  *   unregister and register WP again       ends MISSING on what stays anonymous; wakes
  *   wake                                   whoever slept on one of them looks again
@@ -299,6 +299,29 @@ static void carry_attributes(struct sp_batch *b, uintptr_t address, size_t bytes
         b->errors++;
 }
 
+/* A view is moved there rather than mapping the store once more: its page tables are filled, so nobody takes
+ * faults for these pages, and nothing is left to be unmapped. */
+static int stretch_map(const struct sp_batch *b, const struct sp_batch_run *run, unsigned first,
+                       unsigned last) {
+    size_t at = (first - run->slot) * SP_PAGE_SIZE, bytes = (last - first) * SP_PAGE_SIZE;
+    if (run->view && !sp_map_from_view((uintptr_t)run->expected + at, bytes, slot_address(b, first)))
+        return 0;
+    return sp_map_store(slot_address(b, first), bytes, run->fd, run->offset + at);
+}
+
+/* Whether children get a copy of the views: what becomes memory of the program they must have, of what stays
+ * ours they need none. */
+static void views_inherited(struct sp_batch *b, bool inherited) {
+    for (size_t k = 0; k < b->n; k++) {
+        struct sp_batch_run *run = &b->runs[k];
+        if (!run->view || !sp_advise((uintptr_t)run->expected, run->pages * SP_PAGE_SIZE,
+                                     inherited ? MADV_DOFORK : MADV_DONTFORK))
+            continue;
+        run->view = false; /* it is only read, then */
+        b->errors++;
+    }
+}
+
 /* Maps the store over the equal stretches of a run. Where no mapping is left the pages count as refused and
  * go back. */
 static void run_remap(struct sp_batch *b, const struct sp_batch_run *run) {
@@ -315,7 +338,7 @@ static void run_remap(struct sp_batch *b, const struct sp_batch_run *run) {
             last++;
         uintptr_t address = slot_address(b, first);
         size_t bytes = (last - first) * SP_PAGE_SIZE;
-        if (sp_map_store(address, bytes, run->fd, run->offset + (first - run->slot) * SP_PAGE_SIZE)) {
+        if (stretch_map(b, run, first, last)) {
             b->errors++;
             mark(b, first, last, SP_OUTCOME_CHANGED);
         } else {
@@ -459,6 +482,7 @@ static void forks_settle(struct sp_batch *b) {
 
 /* Nobody touches the pages (the caller's promise): no freeze, and zeros are dropped in place. */
 static void batch_quiescent(struct sp_batch *b) {
+    views_inherited(b, true);
     for (size_t k = 0; k < b->n; k++) {
         const struct sp_batch_run *run = &b->runs[k];
         mark(b, run->slot, run->slot + run->pages, SP_OUTCOME_CHANGED);
@@ -471,6 +495,7 @@ static void batch_quiescent(struct sp_batch *b) {
                 b->outcome[i] = SP_OUTCOME_CHANGED;
             }
     }
+    views_inherited(b, false);
 }
 
 void sp_batch_run(struct sp_batch *b) {
@@ -495,6 +520,7 @@ void sp_batch_run(struct sp_batch *b) {
     }
     if (!batch_is_ours(b))
         return;
+    views_inherited(b, true);
     uint64_t begin = sp_now_ns();
     for (size_t k = 0; k < b->n; k++)
         run_freeze(b, &b->runs[k]);
@@ -511,5 +537,6 @@ void sp_batch_run(struct sp_batch *b) {
                      (last->slot + last->pages - first->slot) * SP_PAGE_SIZE);
     b->frozen_ns = sp_now_ns() - begin;
     forks_settle(b);
+    views_inherited(b, false);
     scratch_empty(b, first->slot, last->slot + last->pages);
 }

@@ -27,6 +27,7 @@ enum sp_outcome {
 struct sp_batch_run {
     unsigned slot, pages;
     const uint8_t *expected; /* a copy of the store pages; NULL for a run of zeros */
+    bool view;               /* `expected` is a view (sp_map_view): what is equal becomes the mapping */
     int fd;                  /* the segment */
     uint64_t offset;         /* of the first page in the segment, bytes */
     unsigned attributes;     /* SP_ATTR_* to carry over (H7) */

@@ -616,6 +616,7 @@ static bool prepare_view(struct sp_worker *w, const struct sp_run *run, unsigned
         sp_advise(start, pages * SP_PAGE_SIZE, MADV_POPULATE_READ))
         return false;
     ret->expected = view;
+    ret->view = true;
     return true;
 }
 

@@ -70,13 +70,15 @@ int sp_map_own(size_t bytes, size_t align, void **ret_address) {
     return 0;
 }
 
-int sp_map_store(uintptr_t address, size_t bytes, int fd, uint64_t offset_bytes) {
-    int fault = sp_fault("map_store");
-    if (fault)
-        return fault;
+static int map_store(uintptr_t address, size_t bytes, int fd, uint64_t offset_bytes) {
     void *got;
     return map(address, bytes, PROT_READ | PROT_WRITE, MAP_FIXED | MAP_PRIVATE | MAP_NORESERVE, fd,
                offset_bytes, &got);
+}
+
+int sp_map_store(uintptr_t address, size_t bytes, int fd, uint64_t offset_bytes) {
+    int fault = sp_fault("map_store");
+    return fault ? fault : map_store(address, bytes, fd, offset_bytes);
 }
 
 int sp_map_fresh(uintptr_t address, size_t bytes, int prot) {
@@ -117,13 +119,21 @@ int sp_map_view(uintptr_t address, size_t bytes, int fd, uint64_t offset_bytes) 
     int fault = sp_fault("map_view");
     if (fault)
         return fault;
-    void *got;
-    int r = map(address, bytes, PROT_READ, MAP_FIXED | MAP_SHARED, fd, offset_bytes, &got);
+    int r = map_store(address, bytes, fd, offset_bytes);
     if (!r)
         r = (int)sp_syscall(SYS_madvise, address, bytes, MADV_DONTFORK);
     if (!r)
         populate_stretches(address, address + bytes);
     return r;
+}
+
+int sp_map_from_view(uintptr_t view, size_t bytes, uintptr_t target) {
+    int fault = sp_fault("map_from_view");
+    if (fault)
+        return fault;
+    long r =
+        sp_syscall(SYS_mremap, view, bytes, bytes, MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP, target);
+    return r < 0 && r >= -4095 ? (int)r : 0;
 }
 
 int sp_unmap(void *address, size_t bytes) {
