@@ -71,20 +71,16 @@ static void child_copy(int child, const struct sp_batch *b, uintptr_t address, c
 }
 
 /*
- * What a frozen page holds is in scratch, or, once it was found equal, in the store. Scratch is read only
+ * What a frozen page holds is in scratch, also when it was found equal to a store page. Scratch is read only
  * where a page is in it: a hole in it would put us to sleep for ever (H2). Pages of zeros need nothing: a
  * hole reads the same.
  */
 static void child_repair(int child, const struct sp_batch *b) {
     for (size_t k = 0; k < b->n; k++) {
         const struct sp_batch_run *run = &b->runs[k];
-        for (unsigned i = 0; i < run->pages; i++) {
-            unsigned slot = run->slot + i;
-            if (b->outcome[slot] == SP_OUTCOME_MERGED)
-                child_copy(child, b, slot_address(b, slot), run->expected + i * SP_PAGE_SIZE);
-            else if (sp_bits_get(&b->in_scratch, slot))
+        for (unsigned slot = run->slot; slot < run->slot + run->pages; slot++)
+            if (b->outcome[slot] != SP_OUTCOME_ZEROED && sp_bits_get(&b->in_scratch, slot))
                 child_copy(child, b, slot_address(b, slot), (const void *)slot_scratch(b, slot));
-        }
     }
 }
 
@@ -299,25 +295,51 @@ static void carry_attributes(struct sp_batch *b, uintptr_t address, size_t bytes
         b->errors++;
 }
 
-/* A view is moved there rather than mapping the store once more: its page tables are filled, so nobody takes
- * faults for these pages, and nothing is left to be unmapped. */
-static int stretch_map(const struct sp_batch *b, const struct sp_batch_run *run, unsigned first,
-                       unsigned last) {
-    size_t at = (first - run->slot) * SP_PAGE_SIZE, bytes = (last - first) * SP_PAGE_SIZE;
-    if (run->view && !sp_map_from_view((uintptr_t)run->expected + at, bytes, slot_address(b, first)))
-        return 0;
-    return sp_map_store(slot_address(b, first), bytes, run->fd, run->offset + at);
+/* From this length on moving a view costs less than another mapping and the faults in it. */
+#define VIEW_MOVE_PAGES 64
+
+/* Whether nothing of the stretch is registered any more. Without an answer it is. */
+static bool stretch_gone(const struct sp_batch *b, unsigned first, unsigned last) {
+    sp_bits watched;
+    return !sp_pagemap_window(b->pagemap, SP_PAGEMAP_WATCHED, b->base / SP_WINDOW_SIZE, first, last,
+                              &watched) &&
+           !sp_bits_any(&watched);
 }
 
-/* Whether children get a copy of the views: what becomes memory of the program they must have, of what stays
- * ours they need none. */
-static void views_inherited(struct sp_batch *b, bool inherited) {
+/*
+ * The view becomes the mapping, page tables and all: nobody takes a fault for these pages, and nothing is
+ * left to be unmapped. A plain mremap needs nothing of what a process may be short of by its limits. It
+ * begins by unmapping what is there, so that a failure of the kernel to get memory for itself may leave a
+ * hole; there is no way back then, and it is tried until it succeeds (I6).
+ */
+static int view_move(struct sp_batch *b, const struct sp_batch_run *run, unsigned first, unsigned last) {
+    uintptr_t view = (uintptr_t)run->expected + (first - run->slot) * SP_PAGE_SIZE;
+    for (;;) {
+        int error = sp_map_from_view(view, (last - first) * SP_PAGE_SIZE, slot_address(b, first));
+        if (!error)
+            sp_bits_range(&b->view_moved, first, last);
+        if (!error || b->uffd < 0 || !stretch_gone(b, first, last))
+            return error;
+        b->errors++;
+        sp_sleep_ns(UINT64_C(100000));
+    }
+}
+
+static int stretch_map(struct sp_batch *b, const struct sp_batch_run *run, unsigned first, unsigned last) {
+    if (run->view_moves && last - first >= VIEW_MOVE_PAGES && !view_move(b, run, first, last))
+        return 0;
+    return sp_map_store(slot_address(b, first), (last - first) * SP_PAGE_SIZE, run->fd,
+                        run->offset + (first - run->slot) * SP_PAGE_SIZE);
+}
+
+/* Children get no copy of a view, but they must of what becomes memory of the program. A child that is forked
+ * from here on until the batch is over has what is left of the view until it executes something. */
+static void views_inherited(struct sp_batch *b) {
     for (size_t k = 0; k < b->n; k++) {
         struct sp_batch_run *run = &b->runs[k];
-        if (!run->view || !sp_advise((uintptr_t)run->expected, run->pages * SP_PAGE_SIZE,
-                                     inherited ? MADV_DOFORK : MADV_DONTFORK))
+        if (!run->view_moves || !sp_advise((uintptr_t)run->expected, run->pages * SP_PAGE_SIZE, MADV_DOFORK))
             continue;
-        run->view = false; /* it is only read, then */
+        run->view_moves = false;
         b->errors++;
     }
 }
@@ -482,7 +504,7 @@ static void forks_settle(struct sp_batch *b) {
 
 /* Nobody touches the pages (the caller's promise): no freeze, and zeros are dropped in place. */
 static void batch_quiescent(struct sp_batch *b) {
-    views_inherited(b, true);
+    views_inherited(b);
     for (size_t k = 0; k < b->n; k++) {
         const struct sp_batch_run *run = &b->runs[k];
         mark(b, run->slot, run->slot + run->pages, SP_OUTCOME_CHANGED);
@@ -495,7 +517,6 @@ static void batch_quiescent(struct sp_batch *b) {
                 b->outcome[i] = SP_OUTCOME_CHANGED;
             }
     }
-    views_inherited(b, false);
 }
 
 void sp_batch_run(struct sp_batch *b) {
@@ -520,7 +541,7 @@ void sp_batch_run(struct sp_batch *b) {
     }
     if (!batch_is_ours(b))
         return;
-    views_inherited(b, true);
+    views_inherited(b);
     uint64_t begin = sp_now_ns();
     for (size_t k = 0; k < b->n; k++)
         run_freeze(b, &b->runs[k]);
@@ -537,6 +558,5 @@ void sp_batch_run(struct sp_batch *b) {
                      (last->slot + last->pages - first->slot) * SP_PAGE_SIZE);
     b->frozen_ns = sp_now_ns() - begin;
     forks_settle(b);
-    views_inherited(b, false);
     scratch_empty(b, first->slot, last->slot + last->pages);
 }

@@ -189,7 +189,6 @@ static int everything_registered(void *arg) {
                              (uintptr_t)r.engine->worker,
                              (uintptr_t)r.engine->worker->scratch,
                              (uintptr_t)r.engine->worker->store_copy,
-                             (uintptr_t)r.engine->worker->store_view,
                              (uintptr_t)r.engine->thread.stack + PAGE,
                              (uintptr_t)r.link};
     uintptr_t inside = 0;
