@@ -7,7 +7,7 @@
  *   MOVE to scratch                        the freeze; refuses what is pinned or shared with a child
  *   compare with the store                 the decision (I1)
  *   look again                             the last moment at which nothing is lost yet
- *   mmap over the equal ones               from here the store is what the application sees
+ *   map the store over the equal ones      from here it is what the application sees
  *   MOVE or COPY the others back
  *   unregister and register WP again       ends MISSING on what stays anonymous; wakes
  *   wake                                   whoever slept on one of them looks again
@@ -71,20 +71,16 @@ static void child_copy(int child, const struct sp_batch *b, uintptr_t address, c
 }
 
 /*
- * What a frozen page holds is in scratch, or, once it was found equal, in the store. Scratch is read only
+ * What a frozen page holds is in scratch, also when it was found equal to a store page. Scratch is read only
  * where a page is in it: a hole in it would put us to sleep for ever (H2). Pages of zeros need nothing: a
  * hole reads the same.
  */
 static void child_repair(int child, const struct sp_batch *b) {
     for (size_t k = 0; k < b->n; k++) {
         const struct sp_batch_run *run = &b->runs[k];
-        for (unsigned i = 0; i < run->pages; i++) {
-            unsigned slot = run->slot + i;
-            if (b->outcome[slot] == SP_OUTCOME_MERGED)
-                child_copy(child, b, slot_address(b, slot), run->expected + i * SP_PAGE_SIZE);
-            else if (sp_bits_get(&b->in_scratch, slot))
+        for (unsigned slot = run->slot; slot < run->slot + run->pages; slot++)
+            if (b->outcome[slot] != SP_OUTCOME_ZEROED && sp_bits_get(&b->in_scratch, slot))
                 child_copy(child, b, slot_address(b, slot), (const void *)slot_scratch(b, slot));
-        }
     }
 }
 
@@ -299,6 +295,55 @@ static void carry_attributes(struct sp_batch *b, uintptr_t address, size_t bytes
         b->errors++;
 }
 
+/* From this length on moving a view costs less than another mapping and the faults in it. */
+#define VIEW_MOVE_PAGES 64
+
+/* Whether nothing of the stretch is registered any more. Without an answer it is. */
+static bool stretch_gone(const struct sp_batch *b, unsigned first, unsigned last) {
+    sp_bits watched;
+    return !sp_pagemap_window(b->pagemap, SP_PAGEMAP_WATCHED, b->base / SP_WINDOW_SIZE, first, last,
+                              &watched) &&
+           !sp_bits_any(&watched);
+}
+
+/*
+ * The view becomes the mapping, page tables and all: nobody takes a fault for these pages, and nothing is
+ * left to be unmapped. A plain mremap needs nothing of what a process may be short of by its limits. It
+ * begins by unmapping what is there, so that a failure of the kernel to get memory for itself may leave a
+ * hole; there is no way back then, and it is tried until it succeeds (I6).
+ */
+static int view_move(struct sp_batch *b, const struct sp_batch_run *run, unsigned first, unsigned last) {
+    uintptr_t view = (uintptr_t)run->expected + (first - run->slot) * SP_PAGE_SIZE;
+    for (;;) {
+        int error = sp_map_from_view(view, (last - first) * SP_PAGE_SIZE, slot_address(b, first));
+        if (!error)
+            sp_bits_range(&b->view_moved, first, last);
+        if (!error || b->uffd < 0 || !stretch_gone(b, first, last))
+            return error;
+        b->errors++;
+        sp_sleep_ns(UINT64_C(100000));
+    }
+}
+
+static int stretch_map(struct sp_batch *b, const struct sp_batch_run *run, unsigned first, unsigned last) {
+    if (run->view_moves && last - first >= VIEW_MOVE_PAGES && !view_move(b, run, first, last))
+        return 0;
+    return sp_map_store(slot_address(b, first), (last - first) * SP_PAGE_SIZE, run->fd,
+                        run->offset + (first - run->slot) * SP_PAGE_SIZE);
+}
+
+/* Children get no copy of a view, but they must of what becomes memory of the program. A child that is forked
+ * from here on until the batch is over has what is left of the view until it executes something. */
+static void views_inherited(struct sp_batch *b) {
+    for (size_t k = 0; k < b->n; k++) {
+        struct sp_batch_run *run = &b->runs[k];
+        if (!run->view_moves || !sp_advise((uintptr_t)run->expected, run->pages * SP_PAGE_SIZE, MADV_DOFORK))
+            continue;
+        run->view_moves = false;
+        b->errors++;
+    }
+}
+
 /* Maps the store over the equal stretches of a run. Where no mapping is left the pages count as refused and
  * go back. */
 static void run_remap(struct sp_batch *b, const struct sp_batch_run *run) {
@@ -315,7 +360,7 @@ static void run_remap(struct sp_batch *b, const struct sp_batch_run *run) {
             last++;
         uintptr_t address = slot_address(b, first);
         size_t bytes = (last - first) * SP_PAGE_SIZE;
-        if (sp_map_store(address, bytes, run->fd, run->offset + (first - run->slot) * SP_PAGE_SIZE)) {
+        if (stretch_map(b, run, first, last)) {
             b->errors++;
             mark(b, first, last, SP_OUTCOME_CHANGED);
         } else {
@@ -459,6 +504,7 @@ static void forks_settle(struct sp_batch *b) {
 
 /* Nobody touches the pages (the caller's promise): no freeze, and zeros are dropped in place. */
 static void batch_quiescent(struct sp_batch *b) {
+    views_inherited(b);
     for (size_t k = 0; k < b->n; k++) {
         const struct sp_batch_run *run = &b->runs[k];
         mark(b, run->slot, run->slot + run->pages, SP_OUTCOME_CHANGED);
@@ -495,6 +541,7 @@ void sp_batch_run(struct sp_batch *b) {
     }
     if (!batch_is_ours(b))
         return;
+    views_inherited(b);
     uint64_t begin = sp_now_ns();
     for (size_t k = 0; k < b->n; k++)
         run_freeze(b, &b->runs[k]);

@@ -27,6 +27,7 @@ enum sp_outcome {
 struct sp_batch_run {
     unsigned slot, pages;
     const uint8_t *expected; /* a copy of the store pages; NULL for a run of zeros */
+    bool view, view_moves;   /* `expected` is a view (sp_map_view), and may become the mapping */
     int fd;                  /* the segment */
     uint64_t offset;         /* of the first page in the segment, bytes */
     unsigned attributes;     /* SP_ATTR_* to carry over (H7) */
@@ -45,6 +46,7 @@ struct sp_batch {
     bool scratch_stale; /* kept from batch to batch: something is left in it that could not be dropped */
     /* Results. */
     uint8_t outcome[512]; /* enum sp_outcome for each slot */
+    sp_bits view_moved;   /* pages whose view was moved, and is no longer ours; empty before */
     bool replaced;        /* a range of it has gone, or another is in its place (H1) */
     sp_bits unarmed;      /* pages that the kernel refused to register WP again: nobody watches them now */
     uint64_t frozen_ns;   /* from the first freeze to the last thaw */

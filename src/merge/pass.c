@@ -594,31 +594,6 @@ static size_t batch_fill(struct sp_worker *w, struct sp_run *runs, size_t n, siz
 /* From this length on looking at the store pages of a run through a mapping costs less than reading them. */
 #define VIEW_PAGES 32
 
-/* Whether the view can be read without a fault. */
-static bool view_is_whole(const struct sp_worker *w, uint64_t start, uint64_t end) {
-    struct sp_range range;
-    size_t n = 0;
-    uint64_t next;
-    return !sp_pagemap_scan(w->pagemap, SP_PAGEMAP_PRESENT, start, end, &range, 1, &n, &next) && n == 1 &&
-           range.start == start && range.end == end;
-}
-
-/* A read-only view of the run's store pages, at the run's place in the window of views, where nothing need be
- * read in while pages are frozen. False: none could be had. */
-static bool prepare_view(struct sp_worker *w, const struct sp_run *run, unsigned pages,
-                         struct sp_batch_run *ret) {
-    uint8_t *view = w->store_view + run->slot * SP_PAGE_SIZE;
-    w->viewed = true; /* also where it fails: it may be there */
-    uintptr_t start = (uintptr_t)view;
-    if (sp_map_view(start, pages * SP_PAGE_SIZE, ret->fd, ret->offset))
-        return false;
-    if (!view_is_whole(w, start, start + pages * SP_PAGE_SIZE) &&
-        sp_advise(start, pages * SP_PAGE_SIZE, MADV_POPULATE_READ))
-        return false;
-    ret->expected = view;
-    return true;
-}
-
 /*
  * What is needed to verify and remap a run: its store pages, before the freeze, in memory of our own. Those
  * of a long run are mapped there, which saves copying them (0.2 against 0.7 us for each page of a whole
@@ -635,7 +610,7 @@ static bool batch_prepare(struct sp_worker *w, const struct sp_run *run, unsigne
     if (link->ops->segment(link, run->store.v / SP_SEGMENT_PAGES, &ret->fd))
         return false;
     ret->offset = index * SP_PAGE_SIZE;
-    if (pages >= VIEW_PAGES && prepare_view(w, run, pages, ret))
+    if (pages >= VIEW_PAGES && sp_view_make(w, ret))
         return true;
     uint8_t *copy = w->store_copy + run->slot * SP_PAGE_SIZE;
     ret->expected = copy;
@@ -739,6 +714,7 @@ static void batch_do(struct sp_worker *w, uint64_t number, const struct sp_run *
     b->base = number * SP_WINDOW_SIZE;
     b->runs = w->work.batch_runs;
     b->n = 0;
+    memset(&b->view_moved, 0, sizeof(b->view_moved));
     for (size_t k = 0; k < taken && ready; k++)
         ready = batch_prepare(w, &runs[k], k + 1 < taken ? runs[k].pages : last_pages, &b->runs[b->n++]);
     sp_worker_lock(w);
@@ -774,6 +750,7 @@ static void batch_do(struct sp_worker *w, uint64_t number, const struct sp_run *
             e->counters.v[SP_COUNTER_mappings] += SP_RUN_MAPPINGS;
         }
     }
+    sp_views_drop(w, b);
     sp_engine_unlock(e);
 }
 
@@ -865,21 +842,4 @@ void sp_pass_window(struct sp_worker *w, uint64_t number, enum sp_pass_mode mode
     sort(w, number);
     if (w->work.n_sites && (w->uffd >= 0 || mode == SP_PASS_QUIESCENT))
         merge(w, number, mode == SP_PASS_QUIESCENT, result);
-}
-
-/* Under the lock, because until it is marked anybody could register it (H2). What fails is tried again after
- * the next pass. */
-void sp_pass_end(struct sp_worker *w) {
-    uintptr_t view = (uintptr_t)w->store_view;
-    if (!w->viewed)
-        return;
-    sp_worker_lock(w);
-    int error = sp_map_fresh(view, SP_WINDOW_SIZE, PROT_READ | PROT_WRITE);
-    if (!error)
-        error = sp_map_mark(w->store_view, SP_WINDOW_SIZE);
-    if (!error)
-        error = sp_map_attributes(view, SP_WINDOW_SIZE, SP_ATTR_DONTFORK | SP_ATTR_DONTDUMP);
-    w->viewed = error != 0;
-    w->engine->counters.v[SP_COUNTER_errors] += w->viewed;
-    sp_engine_unlock(w->engine);
 }

@@ -110,8 +110,8 @@ struct sp_worker {
     struct sp_key key;
     uint8_t *scratch;
     uint8_t *store_copy; /* a window: the store pages of short runs, read before the freeze */
-    uint8_t *store_view; /* a window of address space: views of the store pages of long runs */
-    bool viewed;         /* there are such views */
+    uintptr_t view_place; /* where views are made, a window; 0: nowhere yet */
+    bool views_move;      /* they may become mappings of the program */
     struct sp_batch batch;
     double cost; /* measured cost of a batch / predicted */
     struct sp_work work;
@@ -172,9 +172,12 @@ enum sp_pass_mode { SP_PASS_BACKGROUND, SP_PASS_HINTED, SP_PASS_NOW, SP_PASS_QUI
 /* Works through one window of the list. */
 void sp_pass_window(struct sp_worker *w, uint64_t number, enum sp_pass_mode mode,
                     struct sp_merge_result *result);
-/* After the last window of several: drops the views of the store, which would count in the program's resident
- * set, and hold on to a store that nobody else needs any more. */
-void sp_pass_end(struct sp_worker *w);
+
+/* view.c */
+/* A view of the run's store pages, all of them in memory: run->expected. False: none could be had. */
+bool sp_view_make(struct sp_worker *w, struct sp_batch_run *run);
+/* Drops what is left of a batch's views. With the lock held. */
+void sp_views_drop(struct sp_worker *w, const struct sp_batch *b);
 
 /* obey.c */
 /* Takes over the settings that came with the welcome, or through the link since. */

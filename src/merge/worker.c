@@ -344,7 +344,6 @@ static void work_through(struct sp_worker *w, bool hinted) {
         report_when_due(w);
         sp_obey(w);
     }
-    sp_pass_end(w);
 }
 
 /* Follows hints between two looks. Where nothing can be merged they wait: the answers would be references to
@@ -493,7 +492,6 @@ static bool now_round(struct sp_worker *w, struct sp_request *r) {
             break;
         sp_pass_window(w, number++, mode, &r->result);
     }
-    sp_pass_end(w);
     return take_hints(w) > 0 || w->misled;
 }
 
@@ -588,11 +586,7 @@ static int own_window(size_t align, uint8_t **ret_window) {
 
 static int windows_init(struct sp_worker *w) {
     int error = own_window(SP_WINDOW_SIZE, &w->scratch);
-    if (!error)
-        error = own_window(SP_PAGE_SIZE, &w->store_copy);
-    if (!error)
-        error = own_window(SP_WINDOW_SIZE, &w->store_view);
-    return error;
+    return error ? error : own_window(SP_PAGE_SIZE, &w->store_copy);
 }
 
 static void own_window_free(uint8_t *window) {
@@ -611,9 +605,16 @@ static int maps_init(struct sp_worker *w) {
     return error;
 }
 
+static bool views_may_move(void) {
+    uint32_t version;
+    bool swap_on;
+    return !sp_proc_kernel(&version, &swap_on) && sp_remap_is_safe(version);
+}
+
 static int worker_init(struct sp_worker *w) {
     w->uffd = w->pagemap = w->wake = w->maps = -1;
     w->cost = 1.0;
+    w->views_move = views_may_move();
     int tid, error = sp_wake_open(&w->wake, &tid);
     if (!error)
         error = sp_pagemap_open(&w->pagemap);
@@ -646,7 +647,6 @@ static void worker_deinit(struct sp_worker *w) {
     (void)unused;
     own_window_free(w->scratch);
     own_window_free(w->store_copy);
-    own_window_free(w->store_view);
 }
 
 static uint64_t earliest(uint64_t a, uint64_t b) {

@@ -70,13 +70,20 @@ int sp_map_own(size_t bytes, size_t align, void **ret_address) {
     return 0;
 }
 
+static int map_store(uintptr_t address, size_t bytes, int fixed, int fd, uint64_t offset_bytes) {
+    void *got;
+    return map(address, bytes, PROT_READ | PROT_WRITE, fixed | MAP_PRIVATE | MAP_NORESERVE, fd, offset_bytes,
+               &got);
+}
+
+static int move(uintptr_t source, size_t bytes, uintptr_t target) {
+    long r = sp_syscall(SYS_mremap, source, bytes, bytes, MREMAP_MAYMOVE | MREMAP_FIXED, target);
+    return r < 0 && r >= -4095 ? (int)r : 0;
+}
+
 int sp_map_store(uintptr_t address, size_t bytes, int fd, uint64_t offset_bytes) {
     int fault = sp_fault("map_store");
-    if (fault)
-        return fault;
-    void *got;
-    return map(address, bytes, PROT_READ | PROT_WRITE, MAP_FIXED | MAP_PRIVATE | MAP_NORESERVE, fd,
-               offset_bytes, &got);
+    return fault ? fault : map_store(address, bytes, MAP_FIXED, fd, offset_bytes);
 }
 
 int sp_map_fresh(uintptr_t address, size_t bytes, int prot) {
@@ -117,13 +124,20 @@ int sp_map_view(uintptr_t address, size_t bytes, int fd, uint64_t offset_bytes) 
     int fault = sp_fault("map_view");
     if (fault)
         return fault;
-    void *got;
-    int r = map(address, bytes, PROT_READ, MAP_FIXED | MAP_SHARED, fd, offset_bytes, &got);
-    if (!r)
-        r = (int)sp_syscall(SYS_madvise, address, bytes, MADV_DONTFORK);
+    int r = map_store(address, bytes, MAP_FIXED_NOREPLACE, fd, offset_bytes);
+    if (r)
+        return r;
+    r = (int)sp_syscall(SYS_madvise, address, bytes, MADV_DONTFORK);
     if (!r)
         populate_stretches(address, address + bytes);
+    else
+        sp_syscall(SYS_munmap, address, bytes);
     return r;
+}
+
+int sp_map_from_view(uintptr_t view, size_t bytes, uintptr_t target) {
+    int fault = sp_fault("map_from_view");
+    return fault ? fault : move(view, bytes, target);
 }
 
 int sp_unmap(void *address, size_t bytes) {
@@ -176,10 +190,7 @@ int sp_protect(uintptr_t address, size_t bytes, int prot) {
 
 int sp_remap(uintptr_t source, size_t bytes, uintptr_t target) {
     int fault = sp_fault("remap");
-    if (fault)
-        return fault;
-    long r = sp_syscall(SYS_mremap, source, bytes, bytes, MREMAP_MAYMOVE | MREMAP_FIXED, target);
-    return r < 0 && r >= -4095 ? (int)r : 0;
+    return fault ? fault : move(source, bytes, target);
 }
 
 int sp_maps_open(int *ret_fd) {

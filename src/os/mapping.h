@@ -32,11 +32,17 @@ SP_WARN_UNUSED int sp_map_fresh(uintptr_t address, size_t bytes, int prot);
 SP_WARN_UNUSED int sp_map_file(int fd, uint64_t offset_bytes, size_t bytes, bool writable,
                                void **ret_address);
 
-/* Replaces [address, +bytes), memory of our own, by a read-only shared view of a file; a child gets no copy
- * of it. Pages that are in memory are mapped at once where the kernel can be asked for that cheaply
- * (Linux 6.14); who needs all of them looks, and asks for the rest. On failure what was there may have gone.
- */
+/* A view of the store at [address, +bytes), where nothing is mapped (-EEXIST otherwise): a mapping like that
+ * of sp_map_store, for reading only, of which a child gets no copy. Pages that are in memory are mapped at
+ * once where the kernel can be asked for that cheaply (Linux 6.14); who needs all of them looks, and asks for
+ * the rest. On failure there is nothing. */
 SP_WARN_UNUSED int sp_map_view(uintptr_t address, size_t bytes, int fd, uint64_t offset_bytes);
+/* Replaces [target, +bytes) by what the view there shows, with its filled page tables: otherwise as
+ * sp_map_store. There is nothing where the view was then. Whether a child gets a copy goes along, too
+ * (MADV_DOFORK). On failure the view is still there, and `target` as it was, or, where the kernel had no
+ * memory for itself, nothing at `target`. (mremap(2). MREMAP_DONTUNMAP would count the mapping twice, which
+ * limits of the process may forbid when `target` has been unmapped.) */
+SP_WARN_UNUSED int sp_map_from_view(uintptr_t view, size_t bytes, uintptr_t target);
 
 SP_WARN_UNUSED int sp_unmap(void *address, size_t bytes);
 

@@ -298,6 +298,15 @@ bool sp_move_is_safe(uint32_t version, bool swap_on) {
     return false;
 }
 
+bool sp_remap_is_safe(uint32_t version) {
+    uint32_t series = version & ~UINT32_C(0xff);
+    if (series == VERSION(6, 11, 0))
+        return version >= VERSION(6, 11, 4);
+    if (series == VERSION(6, 6, 0))
+        return version >= VERSION(6, 6, 57);
+    return version < VERSION(6, 6, 0) || version >= VERSION(6, 12, 0);
+}
+
 int sp_proc_move_is_safe(bool *ret_safe) {
     uint32_t version;
     bool swap_on;

@@ -90,6 +90,10 @@ SP_WARN_UNUSED int sp_proc_kernel(uint32_t *ret_version, bool *ret_swap_on);
 SP_WARN_UNUSED int sp_proc_move_is_safe(bool *ret_safe);
 /* The rule behind it, for a version as above. */
 bool sp_move_is_safe(uint32_t version, bool swap_on);
+/* Whether mremap may move whole page tables with pages of a file. Kernels from 6.6 on could lose one to
+ * somebody who makes huge pages of the file at that moment (CVE-2024-50066; mended in 6.12, 6.11.4
+ * and 6.6.57). */
+bool sp_remap_is_safe(uint32_t version);
 /* Name of the program (comm), at most 16 bytes with the end. */
 void sp_proc_name(int pid, char ret_name[16]);
 /* Whether the calling process has any locked memory or MCL_FUTURE (VmLck > 0) (H21). */

@@ -103,9 +103,10 @@ static inline struct usage usage_of(const void *start, size_t bytes) {
         if (sscanf(line, "%lx-%lx ", &from, &to) == 2 && strchr(line, '-') < strchr(line, ' ')) {
             inside = from < begin + bytes && to > begin;
             u.store_mappings += inside && strstr(line, "memfd:samepage");
-        } else if (inside && sscanf(line, "Private_%*[A-Za-z]: %lu kB", &kib) == 1) {
+        } else if (inside && sscanf(line, "Anonymous: %lu kB", &kib) == 1) {
             u.private_bytes += kib << 10;
-        } else if (inside && sscanf(line, "Shared_%*[A-Za-z]: %lu kB", &kib) == 1) {
+            u.shared_bytes -= kib << 10;
+        } else if (inside && sscanf(line, "Rss: %lu kB", &kib) == 1) {
             u.shared_bytes += kib << 10;
         }
     }

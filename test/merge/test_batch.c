@@ -7,18 +7,21 @@
 #include "batch_rig.h"
 
 #include <liburing.h>
+#include <sys/resource.h>
 
 #define STORE_AT 1000 /* store pages begin somewhere inside the segment */
 
 struct rig {
     uint8_t *window;
     struct sp_segment segment;
-    void *view;
+    void *view;     /* of the whole segment */
+    uint8_t *views; /* a window of address space for views of single runs; NULL: there are none */
     struct sp_batch_run runs[64];
     struct sp_batch batch;
 };
 
 static void rig_open(struct rig *r) {
+    r->views = NULL;
     batch_open(&r->batch, false, &r->segment, &r->view);
     r->window = memory_new(SP_WINDOW_SIZE);
     batch_arm(&r->batch, r->window, SP_WINDOW_SIZE);
@@ -28,6 +31,8 @@ static void rig_open(struct rig *r) {
 
 static void rig_close(struct rig *r) {
     memory_free(r->window, SP_WINDOW_SIZE);
+    if (r->views)
+        munmap(r->views, SP_WINDOW_SIZE);
     batch_close(&r->batch, &r->segment, r->view);
 }
 
@@ -45,6 +50,20 @@ static void run_add(struct rig *r, unsigned slot, unsigned pages) {
         .fd = r->segment.fd_shared,
         .offset = (STORE_AT + 2 * slot) * PAGE,
     };
+}
+
+/* Each run has a view, as long ones have in a pass. */
+static void runs_view(struct rig *r) {
+    r->views = memory_new(SP_WINDOW_SIZE);
+    memory_free(r->views, SP_WINDOW_SIZE);
+    for (size_t k = 0; k < r->batch.n; k++) {
+        struct sp_batch_run *run = &r->runs[k];
+        uint8_t *view = r->views + run->slot * PAGE;
+        must(sp_map_view((uintptr_t)view, run->pages * PAGE, run->fd, run->offset), "view");
+        must(sp_advise((uintptr_t)view, run->pages * PAGE, MADV_POPULATE_READ), "populate");
+        run->expected = view;
+        run->view = run->view_moves = true;
+    }
 }
 
 static void run_add_zeros(struct rig *r, unsigned slot, unsigned pages) {
@@ -267,6 +286,92 @@ static void test_attributes(void **state) {
     rig_close(&r);
 }
 
+/* Whether a child finds each page as it should be. */
+static int child_reads(void *arg) {
+    struct rig *r = arg;
+    for (unsigned i = 0; i < SP_WINDOW_PAGES; i++)
+        CHILD_CHECK(page_is(slot_page(r, i), 1, i));
+    return 0;
+}
+
+static bool is_mapped(const uint8_t *page) {
+    return msync((void *)(uintptr_t)page, PAGE, MS_ASYNC) == 0;
+}
+
+/* What was found equal in a view is mapped with its page tables; all else is as without one. */
+static void view_becomes_the_mapping(bool quiescent) {
+    struct rig r;
+    rig_open(&r);
+    fill(r.window, SP_WINDOW_PAGES, 1);
+    run_add(&r, 0, 90);
+    run_add(&r, 90, 90); /* elsewhere in the store */
+    run_add(&r, 200, SP_WINDOW_PAGES - 200);
+    r.runs[2].attributes = SP_ATTR_DONTDUMP;
+    runs_view(&r);
+    slot_page(&r, 20)[7] ^= 1; /* twenty are too few to be moved */
+    int uffd = r.batch.uffd;
+    r.batch.uffd = quiescent ? -1 : uffd;
+    sp_batch_run(&r.batch);
+    r.batch.uffd = uffd;
+    slot_page(&r, 20)[7] ^= 1;
+    assert_int_equal(r.batch.errors, 0);
+    for (unsigned i = 0; i < SP_WINDOW_PAGES; i++) {
+        bool merged = i != 20 && (i < 180 || i >= 200), moved = merged && i > 20;
+        assert_int_equal(r.batch.outcome[i] == SP_OUTCOME_MERGED, merged);
+        assert_int_equal(sp_bits_get(&r.batch.view_moved, i), moved);
+        assert_int_equal(is_mapped(r.views + i * PAGE), !moved && (i < 180 || i >= 200));
+        assert_true(!moved || page_present(slot_page(&r, i)));
+    }
+    for (unsigned i = 0; i < SP_WINDOW_PAGES; i++)
+        assert_true(page_is(slot_page(&r, i), 1, i));
+    assert_false(has_flag(slot_page(&r, 100), " dc") || has_flag(slot_page(&r, 100), " dd"));
+    assert_true(has_flag(slot_page(&r, 300), " dd"));
+    assert_int_equal(in_child(child_reads, &r), 0);
+    assert_thawed(&r);
+    rig_close(&r);
+}
+
+static void test_view(void **state) {
+    view_becomes_the_mapping(false);
+}
+
+static void test_view_quiescent(void **state) {
+    view_becomes_the_mapping(true);
+}
+
+struct lowered {
+    int limit;
+    bool quiescent;
+};
+
+/* What unmaps first and asks then for room would have none left. */
+static int below_the_limit(void *arg) {
+    const struct lowered *l = arg;
+    struct rig r;
+    rig_open(&r);
+    fill(r.window, SP_WINDOW_PAGES, 1);
+    run_add(&r, 100, 100);
+    runs_view(&r);
+    struct rlimit limit;
+    CHILD_CHECK(getrlimit(l->limit, &limit) == 0);
+    limit.rlim_cur = 1 << 20; /* less than there is */
+    CHILD_CHECK(setrlimit(l->limit, &limit) == 0);
+    r.batch.uffd = l->quiescent ? -1 : r.batch.uffd;
+    sp_batch_run(&r.batch);
+    CHILD_CHECK(r.batch.outcome[100] == SP_OUTCOME_MERGED && sp_bits_get(&r.batch.view_moved, 100));
+    for (unsigned i = 0; i < SP_WINDOW_PAGES; i++)
+        CHILD_CHECK(page_is(slot_page(&r, i), 1, i));
+    return 0;
+}
+
+static void test_view_below_the_limit(void **state) {
+    static const int limits[] = {RLIMIT_AS, RLIMIT_DATA};
+    for (unsigned i = 0; i < 4; i++) {
+        struct lowered l = {limits[i / 2], i % 2};
+        assert_int_equal(in_child(below_the_limit, &l), 0);
+    }
+}
+
 /* ---- H4 ---- */
 
 /*
@@ -274,8 +379,14 @@ static void test_attributes(void **state) {
  * the machine need be changed. Neighbouring runs, of which some pages are equal and some not, so that the
  * batch needs more mappings than there are at every one of its steps.
  */
+struct limit {
+    unsigned slack;
+    bool views;
+};
+
 static int at_the_limit(void *arg) {
-    unsigned slack = *(unsigned *)arg;
+    const struct limit *limit = arg;
+    unsigned slack = limit->slack;
     struct rig r;
     rig_open(&r);
     fill(r.window, SP_WINDOW_PAGES, 1);
@@ -286,6 +397,8 @@ static int at_the_limit(void *arg) {
     slot_page(&r, 16)[0] ^= 1;
     slot_page(&r, 32)[0] ^= 1;
     slot_page(&r, 34)[0] ^= 1;
+    if (limit->views)
+        runs_view(&r);
 
     /* Every second page of it has another protection: as many mappings as it has pages. */
     size_t room = 70000;
@@ -319,10 +432,11 @@ static int at_the_limit(void *arg) {
     return 100 + (int)merged;
 }
 
-static void test_mapping_limit(void **state) {
+static void mapping_limit(bool views) {
     unsigned seen = 0;
     for (unsigned slack = 0; slack < 8; slack++) {
-        int status = in_child(at_the_limit, &slack);
+        struct limit limit = {slack, views};
+        int status = in_child(at_the_limit, &limit);
         if (status < 100)
             fail_msg("slack %u: %d", slack, status);
         seen |= 1u << (status - 100);
@@ -331,13 +445,27 @@ static void test_mapping_limit(void **state) {
     assert_true(seen & ~(1u << 10)); /* and with too few, not */
 }
 
+static void test_mapping_limit(void **state) {
+    mapping_limit(false);
+}
+
+static void test_mapping_limit_view(void **state) {
+    mapping_limit(true);
+}
+
 int main(void) {
     require_uffd();
     watchdog(100);
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_outcomes),      cmocka_unit_test(test_quiescent),
-        cmocka_unit_test(test_tracking),      cmocka_unit_test(test_attributes),
+        cmocka_unit_test(test_outcomes),
+        cmocka_unit_test(test_quiescent),
+        cmocka_unit_test(test_tracking),
+        cmocka_unit_test(test_attributes),
+        cmocka_unit_test(test_view),
+        cmocka_unit_test(test_view_quiescent),
+        cmocka_unit_test(test_view_below_the_limit),
         cmocka_unit_test(test_mapping_limit),
+        cmocka_unit_test(test_mapping_limit_view),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -544,27 +544,48 @@ static void test_hints_without_userfaultfd(void **state) {
     memory_free(b, N);
 }
 
-/* The window for views is as it was made when they have gone: children and dumps have no use for it. */
-static bool own_attributes(void *ctx, const struct sp_mapping *m) {
-    *(unsigned *)ctx &= m->attributes;
+/* What is mapped in the place of views. */
+static bool count_mapping(void *ctx, const struct sp_mapping *m) {
+    ++*(unsigned *)ctx;
     return true;
 }
 
+static unsigned mapped_for_views(struct engine_rig *r) {
+    unsigned n = 0;
+    sp_engine_lock(r->engine);
+    uintptr_t place = r->engine->worker->view_place;
+    if (place)
+        must(sp_proc_mappings(place, place + SP_WINDOW_SIZE, count_mapping, &n), "mappings");
+    else
+        n = 1000;
+    sp_engine_unlock(r->engine);
+    return n;
+}
+
+/* Neither of runs all of which was equal nor of others is anything left, and where somebody else has mapped
+ * something meanwhile it stays. */
 static void test_views_leave_nothing(void **state) {
     struct engine_rig r;
     rig_init(&r, wrap);
-    uint8_t *a = rig_twins(&r, N, 1);
-    assert_true(rig_until(&r, SP_COUNTER_pages_merged, PAGES, PAGES));
+    uint8_t *a = rig_twins(&r, N, 1), *few = rig_twins(&r, 80 * PAGE, 3); /* too few to be moved */
+    assert_true(rig_until(&r, SP_COUNTER_pages_merged, PAGES + 80, PAGES + 80));
     assert_int_equal(rig_settle(&r), 0);
-    sp_engine_lock(r.engine);
-    uintptr_t view = (uintptr_t)r.engine->worker->store_view;
-    unsigned attributes = SP_ATTR_DONTFORK | SP_ATTR_DONTDUMP;
-    must(sp_proc_mappings(view, view + SP_WINDOW_SIZE, own_attributes, &attributes), "mappings");
-    sp_engine_unlock(r.engine);
-    assert_int_equal(attributes, SP_ATTR_DONTFORK | SP_ATTR_DONTDUMP);
-    assert_false(page_present((void *)view));
+    assert_int_equal(mapped_for_views(&r), 0);
+    uint8_t *theirs = mmap((void *)r.engine->worker->view_place, SP_WINDOW_SIZE, PROT_READ | PROT_WRITE,
+                           MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
+    assert_ptr_not_equal(theirs, MAP_FAILED);
+    fill(theirs, SP_WINDOW_PAGES, 7);
+    uint8_t *b = rig_twins(&r, N, 2);
+    assert_true(rig_until(&r, SP_COUNTER_pages_merged, 2 * PAGES + 80, 2 * PAGES + 80));
+    assert_int_equal(rig_settle(&r), 0);
+    assert_true(r.engine->worker->view_place != (uintptr_t)theirs);
+    assert_int_equal(mapped_for_views(&r), 0);
+    assert_int_equal(wrong_pages(theirs, SP_WINDOW_PAGES, 7), 0);
     r.engine = sp_engine_free(r.engine);
+    memory_free(theirs, SP_WINDOW_SIZE);
     memory_free(a, N);
+    memory_free(few, 80 * PAGE);
+    memory_free(b, N);
 }
 
 int main(void) {

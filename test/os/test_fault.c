@@ -63,6 +63,7 @@ static uint8_t bytes[32];
     X("map_store", sp_map_store(0, PAGE, -1, 0))                                                             \
     X("peek", sp_peek(&word, 0, 8))                                                                          \
     X("map_view", sp_map_view(0, PAGE, -1, 0))                                                               \
+    X("map_from_view", sp_map_from_view(0, 0, 0))                                                            \
     X("map_fresh", sp_map_fresh(0, PAGE, 0))                                                                 \
     X("map_file", sp_map_file(-1, 0, PAGE, false, &ptr))                                                     \
     X("unmap", sp_unmap(NULL, 0))                                                                            \

@@ -4,6 +4,7 @@
  */
 #include "os_test.h"
 
+#include "os/pagemap.h"
 #include "os/store.h"
 
 static void new_memory_is_aligned(void **state) {
@@ -58,6 +59,8 @@ static void a_view_shows_the_store(void **state) {
     pages_fill(p, 4, 1);
     assert_int_equal(sp_segment_init(&s), 0);
     assert_int_equal(sp_segment_write_many(&s, 10, p, 4), 0);
+    assert_int_equal(sp_map_view(AT(p, 1), 2 * PAGE, s.fd_shared, 12 * PAGE), -EEXIST);
+    assert_int_equal(sp_unmap(p + PAGE, 2 * PAGE), 0);
     assert_int_equal(sp_map_view(AT(p, 1), 2 * PAGE, s.fd_shared, 12 * PAGE), 0);
     assert_true(page_is(p, 1, 0) && page_is(p + PAGE, 1, 2) && page_is(p + 2 * PAGE, 1, 3));
     pid_t child = fork();
@@ -69,6 +72,44 @@ static void a_view_shows_the_store(void **state) {
     assert_int_equal(sp_map_view(AT(p, 0), PAGE, -1, 0), -EBADF);
     sp_segment_deinit(&s);
     pages_free(p, 4);
+}
+
+/* Whole page tables go along, and so do parts of one. */
+static void a_view_becomes_a_mapping(void **state) {
+    enum { N = 512 };
+    struct sp_segment s;
+    char *p = pages_new(3 * N), *content = pages_new(N), *view, *target;
+    int pagemap;
+    pages_fill(content, N, 1);
+    assert_int_equal(sp_pagemap_open(&pagemap), 0);
+    assert_int_equal(sp_segment_init(&s), 0);
+    assert_int_equal(sp_segment_write_many(&s, 0, content, N), 0);
+    view = (char *)(((uintptr_t)p + N * PAGE - 1) & ~(N * PAGE - 1));
+    target = view + N * PAGE;
+    for (size_t from = 0, to = N; from < N / 2; from += 100, to -= 100) {
+        pages_fill(target, N, 2);
+        assert_int_equal(sp_unmap(view, N * PAGE), 0);
+        assert_int_equal(sp_map_view(AT(view, 0), N * PAGE, s.fd_shared, 0), 0);
+        assert_int_equal(sp_map_view(AT(view, 0), PAGE, s.fd_shared, 0), -EEXIST);
+        assert_int_equal(sp_advise(AT(view, 0), N * PAGE, MADV_POPULATE_READ), 0);
+        assert_int_equal(sp_advise(AT(view, 0), N * PAGE, MADV_DOFORK), 0);
+        assert_int_equal(sp_map_from_view(AT(view, from), (to - from) * PAGE, AT(target, from)), 0);
+        for (size_t i = 0; i < N; i++) {
+            bool moved = i >= from && i < to;
+            assert_true(sp_pagemap_there(pagemap, AT(target, i)));
+            assert_int_equal(sp_advise(AT(view, i), PAGE, MADV_NORMAL), moved ? -ENOMEM : 0);
+            assert_true(page_is(target + i * PAGE, moved ? 1 : 2, (unsigned)i));
+        }
+        pages_fill(target, N, 3); /* an ordinary copy on write */
+        char page[PAGE];
+        assert_int_equal(sp_store_read(s.fd_shared, N / 2, page, 1), 0);
+        assert_true(page_is(page, 1, N / 2));
+    }
+    assert_int_equal(sp_map_from_view(AT(target, 0), PAGE, AT(target, 0)), -EINVAL);
+    close(pagemap);
+    sp_segment_deinit(&s);
+    pages_free(content, N);
+    pages_free(p, 3 * N);
 }
 
 static void remap_carries_the_pages(void **state) {
@@ -134,8 +175,8 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(new_memory_is_aligned),         cmocka_unit_test(fresh_memory_replaces),
         cmocka_unit_test(the_store_is_mapped_privately), cmocka_unit_test(a_view_shows_the_store),
-        cmocka_unit_test(remap_carries_the_pages),       cmocka_unit_test(files_are_mapped_shared),
-        cmocka_unit_test(a_mapping_of_a_file_is_known),
+        cmocka_unit_test(a_view_becomes_a_mapping),      cmocka_unit_test(remap_carries_the_pages),
+        cmocka_unit_test(files_are_mapped_shared),       cmocka_unit_test(a_mapping_of_a_file_is_known),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -230,6 +230,17 @@ static void old_kernels_move_safely_without_swap_only(void **state) {
     assert_true(sp_move_is_safe(V(7, 0, 0), true));
 }
 
+static void some_kernels_must_not_move_page_tables(void **state) {
+    static const struct {
+        uint32_t version;
+        bool safe;
+    } kernels[] = {{V(6, 5, 13), true}, {V(6, 6, 0), false},   {V(6, 6, 56), false}, {V(6, 6, 57), true},
+                   {V(6, 8, 0), false}, {V(6, 10, 14), false}, {V(6, 11, 3), false}, {V(6, 11, 4), true},
+                   {V(6, 12, 0), true}, {V(6, 18, 44), true}};
+    for (size_t i = 0; i < sizeof kernels / sizeof *kernels; i++)
+        assert_int_equal(sp_remap_is_safe(kernels[i].version), kernels[i].safe);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(eligibility_follows_flags_and_names),
@@ -241,6 +252,7 @@ int main(void) {
         cmocka_unit_test(rubbish_reports_nothing),
         cmocka_unit_test(every_reason_has_a_text),
         cmocka_unit_test(old_kernels_move_safely_without_swap_only),
+        cmocka_unit_test(some_kernels_must_not_move_page_tables),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
