@@ -16,6 +16,7 @@
 
 #define OPTIONS_MAX 16
 #define WORD_MAX    64
+#define NS_PER_S    1e9
 
 static int help_main(const struct sp_command *command, int argc, char **argv);
 static int version_main(const struct sp_command *command, int argc, char **argv);
@@ -39,8 +40,9 @@ static const struct sp_command command_version = {
 };
 
 static const struct sp_command *const commands[] = {
-    &sp_command_run,     &sp_command_status,   &sp_command_get,    &sp_command_set, &sp_command_wait,
-    &sp_command_unmerge, &sp_command_estimate, &sp_command_doctor, &command_help,   &command_version,
+    &sp_command_run,    &sp_command_status, &sp_command_top,     &sp_command_get,
+    &sp_command_set,    &sp_command_wait,   &sp_command_unmerge, &sp_command_estimate,
+    &sp_command_doctor, &command_help,      &command_version,
 };
 #define N_COMMANDS (sizeof commands / sizeof *commands)
 
@@ -255,6 +257,17 @@ int sp_args_next(struct sp_args *a, const char **ret_value) {
         return args_help(a);
     *ret_value = optarg;
     return index;
+}
+
+int sp_args_seconds(const struct sp_command *command, const char *option, const char *text, double min,
+                    double max, uint64_t *ret_ns) {
+    char *end;
+    double seconds = *text >= '0' && *text <= '9' ? strtod(text, &end) : -1;
+    if (!(seconds >= min && seconds <= max) || *end)
+        return sp_usage_error(command, "option '--%s': '%s' is no number of seconds (%.10g to %.10g)", option,
+                              text, min, max);
+    *ret_ns = (uint64_t)(seconds * NS_PER_S);
+    return 0;
 }
 
 /* --- help, version, main ---------------------------------------------------------------------------- */
