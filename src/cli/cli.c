@@ -12,6 +12,7 @@
 #include <string.h>
 
 #include "cli/output.h"
+#include "core/counters.h"
 #include "core/settings.h"
 
 #define OPTIONS_MAX 16
@@ -123,6 +124,14 @@ static void print_settings(const char *title) {
     }
 }
 
+static void print_counters(void) {
+    printf("\nCounters:\n");
+    for (size_t i = 0; i < SP_COUNTER_COUNT; i++)
+        printf("  %s  (%s)\n      %s\n", sp_counter_info[i].name, sp_counter_info[i].unit,
+               sp_counter_info[i].meaning);
+    printf("  general_profit  (bytes)\n      saved bytes less our own memory\n");
+}
+
 static bool has_option(const struct sp_command *command, const char *name) {
     for (const struct sp_option *o = command->options; o->name; o++)
         if (!strcmp(o->name, name))
@@ -143,8 +152,12 @@ static void print_command_help(const struct sp_command *command) {
         else
             printf("      %-18s %s\n", left, o->meaning);
     }
-    if (has_option(command, "set") || command == &sp_command_set)
-        print_settings(command == &sp_command_set ? "Settings" : "Settings for --set KEY=VALUE");
+    if (command == &sp_command_set || command == &sp_command_get)
+        print_settings("Settings");
+    else if (has_option(command, "set"))
+        print_settings("Settings for --set KEY=VALUE");
+    if (command == &sp_command_get || command == &sp_command_status)
+        print_counters();
     if (command->notes)
         printf("\n%s", command->notes);
 }

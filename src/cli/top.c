@@ -38,10 +38,11 @@ const struct sp_command sp_command_top = {
     .summary = "watch who shares how much, and what it costs",
     .options = options,
     .notes = SP_TARGET_NOTES
-    "Keys, and what --sort takes (the same key again turns the order round):\n" SP_TOP_COLUMNS(
-        X) "  < and > sort by the column beside, arrows, PgUp, PgDn, Home and End scroll, space looks at "
-           "once,\n"
-           "  q ends.\n"
+    "\nKeys, and what --sort takes (the same key again turns the order round):\n" SP_TOP_COLUMNS(
+        X) "  <, >  sort by the column beside\n"
+           "  arrows, PgUp, PgDn, Home, End  scroll\n"
+           "  space  look at once\n"
+           "  q  end\n"
            "\n"
            "Rates are between the last two reports of a program: '-' until there are two (twice a second "
            "while\n"
