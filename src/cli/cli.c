@@ -12,10 +12,12 @@
 #include <string.h>
 
 #include "cli/output.h"
+#include "core/counters.h"
 #include "core/settings.h"
 
 #define OPTIONS_MAX 16
 #define WORD_MAX    64
+#define NS_PER_S    1e9
 
 static int help_main(const struct sp_command *command, int argc, char **argv);
 static int version_main(const struct sp_command *command, int argc, char **argv);
@@ -39,8 +41,9 @@ static const struct sp_command command_version = {
 };
 
 static const struct sp_command *const commands[] = {
-    &sp_command_run,     &sp_command_status,   &sp_command_get,    &sp_command_set, &sp_command_wait,
-    &sp_command_unmerge, &sp_command_estimate, &sp_command_doctor, &command_help,   &command_version,
+    &sp_command_run,    &sp_command_status, &sp_command_top,     &sp_command_get,
+    &sp_command_set,    &sp_command_wait,   &sp_command_unmerge, &sp_command_estimate,
+    &sp_command_doctor, &command_help,      &command_version,
 };
 #define N_COMMANDS (sizeof commands / sizeof *commands)
 
@@ -121,6 +124,14 @@ static void print_settings(const char *title) {
     }
 }
 
+static void print_counters(void) {
+    printf("\nCounters:\n");
+    for (size_t i = 0; i < SP_COUNTER_COUNT; i++)
+        printf("  %s  (%s)\n      %s\n", sp_counter_info[i].name, sp_counter_info[i].unit,
+               sp_counter_info[i].meaning);
+    printf("  general_profit  (bytes)\n      saved bytes less our own memory\n");
+}
+
 static bool has_option(const struct sp_command *command, const char *name) {
     for (const struct sp_option *o = command->options; o->name; o++)
         if (!strcmp(o->name, name))
@@ -141,8 +152,12 @@ static void print_command_help(const struct sp_command *command) {
         else
             printf("      %-18s %s\n", left, o->meaning);
     }
-    if (has_option(command, "set") || command == &sp_command_set)
-        print_settings(command == &sp_command_set ? "Settings" : "Settings for --set KEY=VALUE");
+    if (command == &sp_command_set || command == &sp_command_get)
+        print_settings("Settings");
+    else if (has_option(command, "set"))
+        print_settings("Settings for --set KEY=VALUE");
+    if (command == &sp_command_get || command == &sp_command_status)
+        print_counters();
     if (command->notes)
         printf("\n%s", command->notes);
 }
@@ -255,6 +270,17 @@ int sp_args_next(struct sp_args *a, const char **ret_value) {
         return args_help(a);
     *ret_value = optarg;
     return index;
+}
+
+int sp_args_seconds(const struct sp_command *command, const char *option, const char *text, double min,
+                    double max, uint64_t *ret_ns) {
+    char *end;
+    double seconds = *text >= '0' && *text <= '9' ? strtod(text, &end) : -1;
+    if (!(seconds >= min && seconds <= max) || *end)
+        return sp_usage_error(command, "option '--%s': '%s' is no number of seconds (%.10g to %.10g)", option,
+                              text, min, max);
+    *ret_ns = (uint64_t)(seconds * NS_PER_S);
+    return 0;
 }
 
 /* --- help, version, main ---------------------------------------------------------------------------- */

@@ -31,7 +31,7 @@ struct sp_command {
 };
 
 extern const struct sp_command sp_command_run, sp_command_status, sp_command_doctor, sp_command_estimate,
-    sp_command_get, sp_command_set, sp_command_wait, sp_command_unmerge;
+    sp_command_get, sp_command_set, sp_command_wait, sp_command_unmerge, sp_command_top;
 
 /* The whole command; returns the exit status. */
 int sp_cli_main(int argc, char **argv);
@@ -56,6 +56,11 @@ struct sp_args {
  * (getopt_long(3)).
  */
 SP_WARN_UNUSED int sp_args_next(struct sp_args *a, const char **ret_value);
+
+/* The value of an option that takes a number of seconds, parts of them too, in [min, max]: 0, or an exit
+ * status after saying what is wrong. */
+SP_WARN_UNUSED int sp_args_seconds(const struct sp_command *command, const char *option, const char *text,
+                                   double min, double max, uint64_t *ret_ns);
 
 /* Says what is wrong with the usage and where help is; returns SP_EXIT_USAGE. */
 SP_WARN_UNUSED int sp_usage_error(const struct sp_command *command, const char *format, ...)

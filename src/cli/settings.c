@@ -32,7 +32,7 @@ const struct sp_command sp_command_get = {
     .options = get_options,
     .notes = SP_TARGET_NOTES
     "Without KEY: all settings, as a file for 'samepaged --config'. KEY may be a setting\n"
-    "('samepage help set') or a counter ('samepage status'): its value alone is printed.\n",
+    "or a counter: its value alone is printed.\n",
     .main = get_main,
 };
 

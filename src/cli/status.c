@@ -14,6 +14,7 @@
 #include "cli/mappings.h"
 #include "cli/output.h"
 #include "cli/places.h"
+#include "cli/status.h"
 #include "merge/engine.h"
 #include "wire/control.h"
 
@@ -63,7 +64,7 @@ static void print_freezes(const struct sp_histogram *h) {
            sp_text_duration(h->max_ns), sp_text_number(sp_histogram_total(h)));
 }
 
-static const char *client_state(uint32_t state) {
+const char *sp_status_state_text(uint32_t state) {
     if (state == UINT32_MAX)
         return "ended; its children still hold its pages";
     /* A state of a client that is newer than we are has no text. */
@@ -82,7 +83,7 @@ static void print_clients(const struct sp_status_domain *d) {
                sp_text_bytes(v[SP_COUNTER_registered_bytes]),
                sp_text_bytes(v[SP_COUNTER_resident_pages] * SP_PAGE_SIZE),
                sp_text_bytes(v[SP_COUNTER_pages_merged] * SP_PAGE_SIZE),
-               sp_text_seconds(v[SP_COUNTER_cpu_ns]), client_state(c->state));
+               sp_text_seconds(v[SP_COUNTER_cpu_ns]), sp_status_state_text(c->state));
     }
 }
 
@@ -152,7 +153,7 @@ static json_t *json_settings(const struct sp_settings *s) {
 
 static json_t *json_client(const struct sp_status_client *c) {
     return json_pack("{s:i, s:o, s:s, s:b, s:o, s:o}", "pid", (int)c->pid, "name", sp_json_name(c->name),
-                     "state", client_state(c->state), "settled", c->settled, "counters",
+                     "state", sp_status_state_text(c->state), "settled", c->settled, "counters",
                      json_counters(&c->counters, false), "freeze", json_freezes(&c->freezes));
 }
 

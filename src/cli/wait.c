@@ -17,7 +17,6 @@
 #include "os/thread.h"
 
 #define LOOK_NS    UINT64_C(50000000)
-#define SECOND_NS  1e9
 #define NAMED_MAX  5
 #define UNMERGE_NS UINT64_C(60000000000)
 
@@ -148,16 +147,6 @@ static int wait_for(const struct waiting *w, struct sp_status **ret_status) {
 
 /* ---- the commands ---- */
 
-static int parse_timeout(const struct sp_command *command, const char *text, uint64_t *ret_ns) {
-    char *end;
-    double seconds = *text >= '0' && *text <= '9' ? strtod(text, &end) : -1;
-    if (!(seconds >= 0 && seconds <= 1e9) || *end)
-        return sp_usage_error(command, "option '--timeout': '%s' is no number of seconds (0 to 1000000000)",
-                              text);
-    *ret_ns = (uint64_t)(seconds * SECOND_NS);
-    return 0;
-}
-
 /* 0 or an exit status; *ret_done: all is said. */
 static int begin(struct waiting *w, const struct sp_command *command, int argc, char **argv,
                  uint64_t timeout_ns, bool *ret_settled, bool *ret_done) {
@@ -169,7 +158,7 @@ static int begin(struct waiting *w, const struct sp_command *command, int argc, 
         if (*ret_done)
             return args.status;
         if (option == OPTION_TIMEOUT)
-            status = parse_timeout(command, value, &timeout_ns);
+            status = sp_args_seconds(command, "timeout", value, 0, 1000000000, &timeout_ns);
         else if (option == OPTION_SETTLED && command == &sp_command_wait)
             *ret_settled = true;
         else

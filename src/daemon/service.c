@@ -452,10 +452,11 @@ int member_release(struct member *m, const struct sp_wire_release *release, int 
     return error ? error : r;
 }
 
-void member_report(struct member *m, const struct sp_wire_report *report) {
+void member_report(struct member *m, const struct sp_wire_report *report, uint64_t now_ns) {
     struct domain *d = m->domain;
     d->zero_pages -= m->counters.v[SP_COUNTER_ksm_zero_pages];
     m->counters = report->counters;
+    m->reported_ns = now_ns;
     m->freezes = report->freezes;
     m->state = report->state;
     bool waiting = m->hints && !sp_hint_queue_empty(m->hints);

@@ -35,6 +35,7 @@ struct member {
     bool scanned;                /* it has come round since the domain's last full scan */
     uint64_t scans_before;       /* its own full_scans then */
     struct sp_counters counters; /* as last reported */
+    uint64_t reported_ns;        /* when that was; 0: not yet */
     struct sp_histogram freezes;
     struct family family;
     uint64_t segment;            /* where it publishes at present: store_place */
@@ -113,7 +114,7 @@ void member_forget(struct member *m, const struct sp_wire_queries *q);
  * the first error; what could be done was done. */
 SP_WARN_UNUSED int member_release(struct member *m, const struct sp_wire_release *release, int token_fd,
                                   uint64_t now_ns, bool *ret_taken);
-void member_report(struct member *m, const struct sp_wire_report *report);
+void member_report(struct member *m, const struct sp_wire_report *report, uint64_t now_ns);
 /* publish.c */
 void member_publish(struct member *m, const struct sp_wire_publish *p, struct sp_wire_answer *ret_answers);
 

@@ -360,7 +360,7 @@ static void on_segment(struct session *s, struct request *q) {
 }
 
 static void on_report(struct session *s, struct request *q) {
-    member_report(s->member, q->message);
+    member_report(s->member, q->message, sp_now_ns());
     control_tell(s);
     if (s->ended)
         return;

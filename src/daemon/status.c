@@ -40,11 +40,20 @@ static void send_domain(struct session *s, uint32_t sequence, struct domain *d) 
     session_send(s, &m, sizeof m, -1);
 }
 
+/* The daemon's uptime at that time, 0 for never. */
+static uint64_t uptime_at(const struct session *s, uint64_t ns) {
+    return ns ? ns - s->all->started_ns : 0;
+}
+
 static void send_client(struct session *s, uint32_t sequence, const struct member *member) {
     struct sp_wire_status_client m = {.pid = (uint32_t)member->pid,
                                       .state = member->state,
                                       .settled = member->settled,
                                       .settings_number = member->settings_obeyed,
+                                      .client = member->client,
+                                      .reported_ns = uptime_at(s, member->reported_ns),
+                                      .shared_pages =
+                                          sp_domain_client_references(member->domain->index, member->client),
                                       .counters = member->counters,
                                       .freezes = member->freezes};
     sp_wire_header_init(&m.header, SP_WIRE_STATUS_CLIENT, sizeof m, sequence);

@@ -84,6 +84,9 @@ static int take_client(struct collector *c, const struct sp_wire_status_client *
                                         .state = m->state,
                                         .settled = m->settled,
                                         .settings_number = m->settings_number,
+                                        .client = m->client,
+                                        .reported_ns = m->reported_ns,
+                                        .shared_pages = m->shared_pages,
                                         .counters = m->counters,
                                         .freezes = m->freezes};
     memcpy(client->name, m->name, sizeof client->name);

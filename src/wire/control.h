@@ -21,6 +21,9 @@ struct sp_status_client {
                        family */
     bool settled;   /* it has nothing to do for now */
     uint32_t settings_number; /* of the settings that it carried out last */
+    uint32_t client;          /* its number: no other client of the domain has it at the same time */
+    uint64_t reported_ns;     /* when it reported the counters, by uptime_ns; 0: it has not yet */
+    uint64_t shared_pages;    /* in the store, mapped by it or by children of its family */
     struct sp_counters counters;
     struct sp_histogram freezes;
 };

@@ -268,6 +268,8 @@ static const char *check_status_client(const void *message, size_t bytes, size_t
         return bad_state;
     if (m->settled > 1)
         return bad_bool;
+    if (m->reserved)
+        return bad_reserved;
     return text_ok(m->name, sizeof m->name) ? NULL : bad_text;
 }
 

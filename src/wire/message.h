@@ -22,7 +22,7 @@
 #include "core/types.h"
 
 #define SP_WIRE_MAGIC   UINT32_C(0x47504d53) /* "SMPG" */
-#define SP_WIRE_VERSION 4
+#define SP_WIRE_VERSION 5
 
 /* Most of everything that comes in numbers, in one message. */
 #define SP_WIRE_QUERIES_MAX SP_WINDOW_PAGES
@@ -273,6 +273,10 @@ struct sp_wire_status_client {
     uint32_t state; /* enum sp_engine_state, or SP_WIRE_STATE_FAMILY */
     uint32_t settled;
     uint32_t settings_number; /* as in REPORT */
+    uint32_t client;          /* its number, which no other client of the domain has now */
+    uint32_t reserved;
+    uint64_t reported_ns;  /* when its last report came in, by the daemon's uptime; 0: none yet */
+    uint64_t shared_pages; /* that it, or a child of its family, maps from the store */
     char name[SP_WIRE_NAME_BYTES];
     struct sp_counters counters;
     struct sp_histogram freezes;

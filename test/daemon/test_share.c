@@ -270,6 +270,35 @@ static void test_report_and_status(void **state) {
     free(report);
 }
 
+/* How much each of them shares, and how old its figures are. */
+static void test_status_of_clients(void **state) {
+    struct sp_report *report = calloc(1, sizeof *report);
+    struct sp_status *s;
+    bool pause;
+    sp_store_page store[PAGES];
+    uint8_t *pages = pages_new(PAGES, 300);
+    assert_non_null(report);
+    share_pages(a, b, &welcome, pages, PAGES, store);
+    assert_int_equal(sp_control_status(d.socket, 30000, &s), 0);
+    const struct sp_status_client *c = s->domains[0].clients;
+    assert_int_equal(s->domains[0].n_clients, 2);
+    assert_int_equal(c[0].shared_pages, PAGES);
+    assert_int_equal(c[1].shared_pages, PAGES);
+    assert_int_not_equal(c[0].client, c[1].client);
+    assert_true(!c[0].reported_ns && !c[1].reported_ns);
+    uint64_t before = s->uptime_ns;
+    sp_status_free(s);
+    assert_int_equal(a->ops->report(a, report, &pause), 0);
+    assert_int_equal(sp_control_status(d.socket, 30000, &s), 0);
+    c = s->domains[0].clients;
+    uint64_t reported_ns = c[0].reported_ns ? c[0].reported_ns : c[1].reported_ns;
+    assert_true(!c[0].reported_ns || !c[1].reported_ns);
+    assert_true(reported_ns >= before && reported_ns <= s->uptime_ns);
+    sp_status_free(s);
+    pages_free(pages, PAGES);
+    free(report);
+}
+
 /* Why merging has ended in a process stays to be seen for as long as the process lives, whether it has merged
  * anything or not; of one that merely left nothing is. */
 static void test_reason_stays(void **state) {
@@ -403,6 +432,7 @@ int main(void) {
         TEST(test_release),
         TEST(test_forget),
         TEST(test_report_and_status),
+        TEST(test_status_of_clients),
         TEST(test_reason_stays),
         TEST(test_userfaultfd),
         cmocka_unit_test_setup_teardown(test_store_limit, setup_limited, teardown),

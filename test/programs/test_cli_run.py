@@ -637,7 +637,7 @@ class Installed(Case):
 
     def test_moved_installation(self):
         os.rename(f"{self.destination}/first", f"{self.destination}/second")
-        found = subprocess.run(["find", self.destination, "-name", "samepage", "-type", "f"], check=True,
+        found = subprocess.run(["find", self.destination, "-path", "*/bin/samepage"], check=True,
                                capture_output=True, text=True).stdout.split()
         self.assertEqual(len(found), 1)
         p = subprocess.run([found[0], "run", "--", "env"], env=self.environment, capture_output=True, text=True,

@@ -62,8 +62,14 @@ static void send_domain(int fd, uint32_t uid, uint32_t n_clients) {
 }
 
 static void send_client(int fd, uint32_t pid) {
-    struct sp_wire_status_client m = {
-        .pid = pid, .state = 1, .settled = 1, .settings_number = 4, .name = "someone"};
+    struct sp_wire_status_client m = {.pid = pid,
+                                      .state = 1,
+                                      .settled = 1,
+                                      .settings_number = 4,
+                                      .client = 7,
+                                      .reported_ns = 8,
+                                      .shared_pages = 9,
+                                      .name = "someone"};
     sp_wire_header_init(&m.header, SP_WIRE_STATUS_CLIENT, sizeof m, 1);
     send_message(fd, &m, sizeof m);
 }
@@ -203,6 +209,7 @@ static void test_right(void **state) {
     assert_true(s->domains[1].settings.v[SP_SETTING_run] == 2 && s->domains[1].settings_number == 5);
     const struct sp_status_client *c = &s->domains[0].clients[1];
     assert_true(c->settled && c->settings_number == 4);
+    assert_true(c->client == 7 && c->reported_ns == 8 && c->shared_pages == 9);
     assert_true(sp_status_obeys(c, 3) && sp_status_obeys(c, 4) && !sp_status_obeys(c, 5));
     assert_int_equal(s->domains[1].uid, 1000);
     assert_int_equal(s->domains[1].n_clients, 0);

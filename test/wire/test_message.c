@@ -566,6 +566,9 @@ static void test_settings(void **state) {
     sample_make(&sample, 20);
     SET(sp_wire_status_client, settled, 2);
     REFUSED();
+    sample_make(&sample, 20);
+    SET(sp_wire_status_client, reserved, 1);
+    REFUSED();
     sample_make(&sample, 6);
     SET(sp_wire_report, settled, 2);
     REFUSED();
