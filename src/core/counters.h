@@ -9,9 +9,8 @@
  * (core/stable.h): stable_node_chains and stable_node_dups are 0 by design, and pages_full counts such pages.
  *   X(name, unit, owner, meaning)
  *   unit:  pages, bytes, count, ns
- *   owner: CLIENT - kept by each worker and reported; a domain's value is the sum over its clients (full_scans:
- *                   how often all of them have come round, daemon/scans.h)
- *          DOMAIN - kept by the domain's index
+ *   owner: CLIENT - kept by each worker and reported; a domain's value is the sum over its clients
+ * (full_scans: how often all of them have come round, daemon/scans.h) DOMAIN - kept by the domain's index
  * pages_deferred is H6's, exposure_bytes H15's.
  */
 #ifndef SP_CORE_COUNTERS_H
@@ -34,6 +33,7 @@
     X(resident_pages, pages, CLIENT, "resident pages of registered memory, shared ones included")            \
     X(registered_bytes, bytes, CLIENT, "address space registered for merging")                               \
     X(pages_merged, pages, CLIENT, "pages remapped onto the store so far")                                   \
+    X(pages_merged_huge, pages, CLIENT, "of these, as whole huge pages")                                     \
     X(pages_broken, pages, CLIENT, "merged pages written since and private again, so far")                   \
     X(pages_differed, pages, CLIENT, "pages put back because their content had changed, so far")             \
     X(pages_pinned, pages, CLIENT, "refusals by the kernel: pinned for I/O or shared by fork, so far")       \

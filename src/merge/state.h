@@ -81,6 +81,7 @@ struct sp_work {
     struct sp_query publish[SP_WINDOW_PAGES];
     struct sp_answer published[SP_WINDOW_PAGES];
     const void *contents[SP_WINDOW_PAGES];
+    bool huge; /* the window is a huge page, to be merged as a whole */
     size_t n_sites;
     struct sp_site sites[SP_WINDOW_PAGES];
     struct sp_run runs[SP_WINDOW_PAGES];
@@ -175,6 +176,27 @@ void sp_pass_window(struct sp_worker *w, uint64_t number, enum sp_pass_mode mode
 /* After the last window of several: drops the views of the store, which would count in the program's resident
  * set, and hold on to a store that nobody else needs any more. */
 void sp_pass_end(struct sp_worker *w);
+
+/* huge.c */
+/*
+ * Both with the lock held and work.bits.eligible filled in. If the window is a huge page: false while not all
+ * of it can be asked about, so that none of it is to be; else work.huge is set, with which everything that is
+ * known of it is asked about again. True also for every other window.
+ *
+ * sp_huge_choose: `candidates` have settled. Of the pages that the pass may read a huge page takes 512, or
+ * what is left of them: a bound (pages_to_scan) may be passed by one huge page. sp_huge_hinted: there was no
+ * look since; *candidates, empty before, are to be asked about besides.
+ */
+bool sp_huge_choose(struct sp_worker *w, const struct sp_window *win, sp_bits *candidates);
+bool sp_huge_hinted(struct sp_worker *w, const struct sp_window *win, sp_bits *candidates);
+enum sp_huge_verdict {
+    SP_HUGE_WHOLE, /* its sites are a whole chunk in order */
+    SP_HUGE_SPLIT, /* enough of it is shared to be worth it */
+    SP_HUGE_LEAVE, /* not (yet) */
+};
+/* What to do with the sites found; `now`: it will not be asked about again. With the lock held. */
+enum sp_huge_verdict sp_huge_judge(struct sp_worker *w, struct sp_window *win, bool now);
+void sp_huge_split(uint64_t window);
 
 /* obey.c */
 /* Takes over the settings that came with the welcome, or through the link since. */
