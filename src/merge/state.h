@@ -96,6 +96,16 @@ struct sp_work {
 #define SP_HOT_MAX    1024
 #define SP_RANGES_MAX 2048
 
+/* A huge page that is not armed, when it was sampled last (look_huge.c). Places for 128 GiB; what is never
+ * used of them is never touched. */
+#define SP_HUGE_SAMPLES 65536
+struct sp_huge_sample {
+    uint64_t sample;
+    uint32_t number_plus_1; /* of the window; 0: none */
+    uint8_t round;          /* in which it was met last */
+    uint8_t heat, skip;     /* samples in a row that differed; rounds to leave out because of that */
+};
+
 struct sp_worker {
     struct sp_engine *engine;
     int uffd, pagemap, wake;
@@ -120,6 +130,10 @@ struct sp_worker {
     struct sp_range ranges[SP_RANGES_MAX];
     uint64_t hot[SP_HOT_MAX]; /* windows that are not to be looked at this time, ascending */
     size_t n_hot;
+    struct sp_huge_sample huge_samples[SP_HUGE_SAMPLES];
+    uint8_t huge_round;
+    bool huge_again; /* some were sampled for the first time */
+    uint64_t next_huge_ns;
     uint64_t broken_next;   /* window to go on with in search of broken pages */
     uint64_t overdrawn_ns;  /* what passes have cost beyond their worth */
     uint64_t pending;       /* pages that the current pass leaves to be tried soon */
@@ -138,7 +152,9 @@ struct sp_worker {
 };
 
 /* The mapping that holds a struct sp_worker. */
-#define SP_WORKER_BYTES ((sizeof(struct sp_worker) + SP_PAGE_SIZE - 1) & ~(SP_PAGE_SIZE - 1))
+/* Places for samples that are never used take no memory; one that is used is 16 bytes for 2 MiB. */
+#define SP_WORKER_USED_BYTES (sizeof(struct sp_worker) - sizeof(((struct sp_worker *)0)->huge_samples))
+#define SP_WORKER_BYTES      ((sizeof(struct sp_worker) + SP_PAGE_SIZE - 1) & ~(SP_PAGE_SIZE - 1))
 
 /* worker.c */
 void sp_worker_main(void *arg, int status);
@@ -163,6 +179,8 @@ void sp_look_arm(struct sp_worker *w);
 void sp_look_disarm(struct sp_worker *w);
 /* Finds what was written in [start, end) since the last look, marks it and queues the windows. */
 void sp_look_written(struct sp_worker *w, uint64_t start, uint64_t end);
+/* Looks at huge pages, which the above leaves alone, when that is due. */
+void sp_look_huge(struct sp_worker *w);
 /* Queues every window in [start, end) with all its resident pages as fresh, settled or not. */
 void sp_look_resident(struct sp_worker *w, uint64_t start, uint64_t end);
 /* Looks for broken pages in a share of the windows, and whether their mappings are still those we know of. */

@@ -127,6 +127,37 @@ static void test_left_where_it_is_not(void **state) {
     rig_end(&r, p);
 }
 
+/* What is written all the time is not armed, which would split it; when it has come to rest it is shared. */
+static bool rests;
+
+static void *hot_writer(void *arg) {
+    for (uint64_t round = 1; !__atomic_load_n(&rests, __ATOMIC_ACQUIRE); round++)
+        for (size_t i = 0; i < H / 8; i += 64)
+            ((volatile uint64_t *)arg)[i + round % 64] = round;
+    return NULL;
+}
+
+static void test_hot_ones_are_not_armed(void **state) {
+    struct engine_rig r;
+    pthread_t thread;
+    uint8_t *p = halves_new(0);
+    __atomic_store_n(&rests, false, __ATOMIC_RELEASE);
+    assert_int_equal(pthread_create(&thread, NULL, hot_writer, p), 0);
+    rig_init(&r, NULL);
+    rig_add(&r, p, 2 * SPAN * H);
+    assert_true(rig_until(&r, SP_COUNTER_pages_sharing, (SPAN - 1) * PAGES, (SPAN - 1) * PAGES));
+    uint64_t scans = rig_counter(&r, SP_COUNTER_full_scans);
+    assert_true(rig_until(&r, SP_COUNTER_full_scans, scans + 10, UINT64_MAX));
+    assert_true(is_huge(p));
+    __atomic_store_n(&rests, true, __ATOMIC_RELEASE);
+    assert_int_equal(pthread_join(thread, NULL), 0);
+    fill(p, PAGES, 1);
+    assert_true(rig_until(&r, SP_COUNTER_pages_sharing, SPAN * PAGES, SPAN * PAGES));
+    assert_int_equal(huge_windows(p, 2 * SPAN), 2 * SPAN);
+    halves_are(p, 0);
+    rig_end(&r, p);
+}
+
 /* ---- the primitive ---- */
 
 struct whole {
@@ -181,7 +212,15 @@ static void test_batch_whole(void **state) {
  * before. */
 static void test_batch_written_meanwhile(void **state) {
     struct whole r;
+    size_t moved;
     whole_open(&r, false);
+    uint8_t *small = memory_new(PAGE);
+    page_fill(small, 9, 0);
+    must(sp_uffd_move(r.batch.uffd, r.batch.pagemap, (uintptr_t)r.batch.scratch + PAGE, (uintptr_t)small,
+                      PAGE, &moved),
+         "move");
+    must(sp_advise((uintptr_t)r.batch.scratch + PAGE, PAGE, MADV_DONTNEED), "empty");
+    memory_free(small, PAGE);
     r.batch.scratch_small = true;
     page_fill(r.window + 300 * PAGE, 7, 300);
     sp_batch_run(&r.batch);
@@ -312,15 +351,11 @@ static void test_clone_meanwhile(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_batch_whole),
-        cmocka_unit_test(test_batch_written_meanwhile),
-        cmocka_unit_test(test_batch_pinned),
-        cmocka_unit_test(test_mapping_limit),
-        cmocka_unit_test(test_fork_meanwhile),
-        cmocka_unit_test(test_clone_meanwhile),
-        cmocka_unit_test(test_equal_ones_stay_huge),
-        cmocka_unit_test(test_zeros_go_as_a_whole),
-        cmocka_unit_test(test_split_where_it_is_worth_it),
+        cmocka_unit_test(test_batch_whole),          cmocka_unit_test(test_batch_written_meanwhile),
+        cmocka_unit_test(test_batch_pinned),         cmocka_unit_test(test_mapping_limit),
+        cmocka_unit_test(test_fork_meanwhile),       cmocka_unit_test(test_clone_meanwhile),
+        cmocka_unit_test(test_equal_ones_stay_huge), cmocka_unit_test(test_hot_ones_are_not_armed),
+        cmocka_unit_test(test_zeros_go_as_a_whole),  cmocka_unit_test(test_split_where_it_is_worth_it),
         cmocka_unit_test(test_left_where_it_is_not),
     };
     require_uffd();
