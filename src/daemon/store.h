@@ -6,7 +6,8 @@
  * finished when a later one has been begun, no client fills a chunk of it, and each page that was placed has
  * been punched.
  *
- * Written by pwrite and never mapped (H14). Never truncated, no offset used twice (I3).
+ * Written by pwrite and not mapped, but for a moment in sp_segment_huge (H14). Never truncated, no offset used
+ * twice (I3).
  */
 #ifndef SP_DAEMON_STORE_H
 #define SP_DAEMON_STORE_H

@@ -2,8 +2,8 @@
 /*
  * Segments of the store: memfds, 1 GiB each, sparse. The owner holds the writable descriptor and gives out
  * read-only ones (mode 0400, reopened through /proc): clients can map them privately and read them, nothing
- * else. Written by pwrite and never mapped here, so that the store is not charged to the owner's resident set
- * (H14); punched, never truncated (I3).
+ * else. Written by pwrite and not mapped here, but for a moment in sp_segment_huge, so that the store is not
+ * charged to the owner's resident set (H14); punched, never truncated (I3).
  *
  * Tokens of a family (H6): an empty memfd that a client maps shared; children inherit the mapping. While
  * anybody maps it, it cannot be sealed against writing (F_SEAL_WRITE gives EBUSY, fcntl(2)), which is how its
