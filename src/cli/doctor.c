@@ -246,6 +246,19 @@ static void check_seccomp(const struct machine *m, struct finding *f) {
     }
 }
 
+/* By trying: none of the kernel's settings says it. */
+static bool store_can_be_huge(void) {
+    static const char page[SP_PAGE_SIZE];
+    struct sp_segment segment;
+    if (sp_segment_init(&segment))
+        return false;
+    int r = sp_segment_write(&segment, 0, page);
+    if (!r)
+        r = sp_segment_huge(&segment, 0);
+    sp_segment_deinit(&segment);
+    return r == 0;
+}
+
 static void check_huge_pages(const struct machine *m, struct finding *f) {
     char line[128], *start, *end;
     if (!read_line("/sys/kernel/mm/transparent_hugepage/enabled", line, sizeof line) ||
@@ -254,10 +267,11 @@ static void check_huge_pages(const struct machine *m, struct finding *f) {
         return;
     }
     *end = 0;
-    bool always = !strcmp(start + 1, "always");
-    found(f, OK, "%s%s", start + 1,
-          always ? ": a huge page that holds shared pages is split, and may be made again by khugepaged"
-                 : "");
+    bool kept = store_can_be_huge();
+    found(f, kept ? OK : WARN, "%s: those that are equal as a whole %s", start + 1,
+          kept ? "are shared as such" : "become small pages, because the store has none");
+    if (!kept)
+        advise(f, "as root: echo never > /sys/kernel/mm/transparent_hugepage/shmem_enabled, if it is deny");
 }
 
 static void check_ksm(const struct machine *m, struct finding *f) {

@@ -74,7 +74,7 @@ static void print_answer(const struct sp_estimate_report *r) {
     print_part(e->zero, "pages of zeros");
     print_part(e->within, "copies within a process");
     print_part(e->across, "copies in several processes");
-    print_part(e->huge, "of all this in huge pages, which merging would split");
+    print_part(e->huge, "of all this in huge pages; merging splits those that are not shared as a whole");
     print_part(e->all.left, "more in copies where samepage does not merge (LEFT)");
     printf("Cost: about %s mappings more in a process", sp_text_number((uint64_t)(2 * most_runs(e))));
     if (r->mappings_max)

@@ -449,10 +449,11 @@ static int publish_send(struct remote *r, const struct publishing *p, size_t fir
     struct sp_wire_publish *m = (struct sp_wire_publish *)r->request;
     struct iovec parts[1 + SP_WIRE_PUBLISH_MAX];
     size_t head = sizeof *m + n * sizeof m->item[0], n_contents = 0;
+    uint32_t whole = r->link.whole ? SP_WIRE_ITEM_WHOLE : 0;
     for (size_t i = 0; i < n; i++) {
         const struct sp_query *q = &p->queries[first + i];
-        m->item[i] = (struct sp_wire_item){
-            .page = q->page.v, .fp = q->fp.v, .flags = contents[i] ? SP_WIRE_ITEM_CONTENT : 0};
+        m->item[i] = (struct sp_wire_item){.page = q->page.v, .fp = q->fp.v, .flags = whole};
+        m->item[i].flags |= contents[i] ? SP_WIRE_ITEM_CONTENT : 0;
         n_contents += contents[i] != NULL;
     }
     m->n = (uint32_t)n;

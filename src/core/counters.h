@@ -34,6 +34,7 @@
     X(resident_pages, pages, CLIENT, "resident pages of registered memory, shared ones included")            \
     X(registered_bytes, bytes, CLIENT, "address space registered for merging")                               \
     X(pages_merged, pages, CLIENT, "pages remapped onto the store so far")                                   \
+    X(pages_merged_huge, pages, CLIENT, "of these, as whole huge pages")                                     \
     X(pages_broken, pages, CLIENT, "merged pages written since and private again, so far")                   \
     X(pages_differed, pages, CLIENT, "pages put back because their content had changed, so far")             \
     X(pages_pinned, pages, CLIENT, "refusals by the kernel: pinned for I/O or shared by fork, so far")       \

@@ -46,6 +46,8 @@
       "time a batch of pages may be frozen; the size of batches follows it")                                 \
     X(map_percent, percent, 60, 0, 95, USER, OWN,                                                            \
       "share of vm.max_map_count that a process may use, its own mappings included")                         \
+    X(huge_split_percent, percent, 50, 1, 101, USER, OWN,                                                    \
+      "share of the pages of a huge page that must have twins for it to be split; 101: never")               \
     X(worker_start_kbytes, KiB, 1024, 0, 1073741824, USER, OWN,                                              \
       "advised memory below which a process gets no worker")                                                 \
     X(max_page_sharing, pages, SP_UNBOUNDED_SHARING, 2, INT32_MAX, USER, KSM,                                \

@@ -60,6 +60,8 @@ static void batch_flush(struct member *m, const struct sp_wire_publish *p, struc
         write_failed(d, r);
     else
         d->write_failed = false;
+    if (!r)
+        store_wrote(&d->store, &m->filling, b->store);
     for (size_t i = 0; i < b->n; i++) {
         const struct sp_wire_item *item = &p->item[b->first + i];
         sp_store_page store = {b->store.v + i};
@@ -80,6 +82,7 @@ static bool batch_continues(const struct batch *b, size_t item, sp_store_page st
 static void batch_add(struct member *m, const struct sp_wire_publish *p, struct batch *b, size_t item,
                       sp_store_page store, struct sp_wire_answer *ret_answers) {
     struct domain *d = m->domain;
+    sp_filling_place(&m->filling, store, p->item[item].flags & SP_WIRE_ITEM_WHOLE);
     int r = store_place(&d->store, store, &m->segment);
     if (r) {
         write_failed(d, r);

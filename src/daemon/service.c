@@ -124,6 +124,7 @@ static void member_free(struct member *m) {
     if (m->next)
         m->next->previous = m->previous;
     d->by_client[m->client] = NULL;
+    sp_filling_end(&m->filling);
     store_writer_gone(&d->store, m->segment);
     d->tokens -= m->family.n;
     family_deinit(&m->family);
@@ -381,6 +382,7 @@ void member_gone(struct member *m, uint64_t now_ns) {
     counters_keep(d, m);
     d->zero_pages -= m->counters.v[SP_COUNTER_ksm_zero_pages];
     hinted_remove(m);
+    sp_filling_end(&m->filling);
     free(m->hints);
     m->hints = NULL;
     m->session = NULL;

@@ -39,6 +39,7 @@ struct member {
     struct sp_histogram freezes;
     struct family family;
     uint64_t segment;            /* where it publishes at present: store_place */
+    struct sp_filling filling;   /* the chunk that it fills, where that is to be huge */
     struct sp_hint_queue *hints; /* NULL: never had one */
     struct member *hinted_next;  /* in service.hinted */
     bool hinted;

@@ -78,6 +78,12 @@ int store_write(struct store *s, sp_store_page first, const void *pages, size_t 
     return sp_segment_write_many(&g->file, first.v % SP_SEGMENT_PAGES, pages, n);
 }
 
+void store_wrote(const struct store *s, struct sp_filling *f, sp_store_page first) {
+    const struct store_segment *g = segment_find(s, segment_of(first));
+    if (g && g->open)
+        sp_filling_wrote(f, &g->file, first);
+}
+
 static int punch_part(struct store *s, uint64_t segment, uint64_t index, uint64_t n) {
     struct store_segment *g = segment_find(s, segment);
     if (!g)

@@ -133,6 +133,11 @@ static bool fork_pending(struct sp_batch *b) {
     return sp_wait_readable(&b->uffd, 1, UINT64_C(1000000)) >= 0;
 }
 
+/* In scratch, and to be put back. */
+static bool goes_back(const struct sp_batch *b, unsigned slot) {
+    return b->outcome[slot] == SP_OUTCOME_CHANGED || b->outcome[slot] == SP_OUTCOME_KEPT;
+}
+
 static enum sp_outcome move_refusal(int error) {
     switch (error) {
     case -EBUSY:
@@ -249,12 +254,17 @@ static void run_freeze(struct sp_batch *b, const struct sp_batch_run *run) {
             most = run->pages;
             continue;
         }
-        if (error == -EINVAL && wanted > 1) { /* a MOVE must not cross from one mapping into the next */
+        if (error == -EINVAL && wanted > 1 &&
+            !b->whole) { /* a MOVE must not cross from one mapping into the next */
             most = wanted / 2;
             continue;
         }
         if (error == -EAGAIN && retries++ < 64 && (fork_pending(b) || !b->fork_events))
             continue;
+        if (b->whole && slot == run->slot) { /* a part of it would split it */
+            mark(b, slot, end, move_refusal(error));
+            return;
+        }
         b->outcome[slot++] = (uint8_t)move_refusal(error);
     }
 }
@@ -284,6 +294,17 @@ static void run_verify(struct sp_batch *b, const struct sp_batch_run *run) {
         else if (sp_page_equal(content, run->expected + i * SP_PAGE_SIZE))
             b->outcome[slot] = SP_OUTCOME_MERGED;
     }
+}
+
+/* A page of a huge page that differs keeps the others: they go back as they came, in one piece. */
+static void run_keep_whole(struct sp_batch *b, const struct sp_batch_run *run) {
+    enum sp_outcome good = run->expected ? SP_OUTCOME_MERGED : SP_OUTCOME_ZEROED;
+    unsigned equal = 0, end = run->slot + run->pages;
+    for (unsigned i = run->slot; i < end; i++)
+        equal += b->outcome[i] == good;
+    for (unsigned i = run->slot; i < end && equal < run->pages; i++)
+        if (b->outcome[i] == good)
+            b->outcome[i] = SP_OUTCOME_KEPT;
 }
 
 /* Attributes that a fresh mapping does not have. A failure leaves the attribute off: a child gets a mapping
@@ -403,12 +424,12 @@ static void page_back(struct sp_batch *b, unsigned slot) {
 static void run_back(struct sp_batch *b, const struct sp_batch_run *run) {
     unsigned end = run->slot + run->pages;
     for (unsigned first = run->slot; first < end;) {
-        if (b->outcome[first] != SP_OUTCOME_CHANGED) {
+        if (!goes_back(b, first)) {
             first++;
             continue;
         }
         unsigned last = first;
-        while (last < end && b->outcome[last] == SP_OUTCOME_CHANGED)
+        while (last < end && goes_back(b, last))
             last++;
         size_t moved = 0;
         int error = sp_uffd_move(b->uffd, b->pagemap, slot_address(b, first), slot_scratch(b, first),
@@ -519,6 +540,13 @@ static void batch_quiescent(struct sp_batch *b) {
     }
 }
 
+/* What was mapped by a huge entry is again, without the program's having to fault it in. */
+static void whole_populate(struct sp_batch *b, const struct sp_batch_run *run) {
+    if (b->outcome[run->slot] == SP_OUTCOME_MERGED &&
+        sp_advise(slot_address(b, run->slot), run->pages * SP_PAGE_SIZE, MADV_POPULATE_READ))
+        b->errors++;
+}
+
 void sp_batch_run(struct sp_batch *b) {
     memset(b->outcome, SP_OUTCOME_NONE, sizeof(b->outcome));
     memset(&b->in_scratch, 0, sizeof(b->in_scratch));
@@ -532,8 +560,10 @@ void sp_batch_run(struct sp_batch *b) {
         batch_quiescent(b);
         return;
     }
-    if (b->scratch_stale)
+    /* A page table in the place of a huge page would split it. Emptied as a whole, scratch has none. */
+    if (b->scratch_stale || (b->whole && b->scratch_small))
         scratch_empty(b, 0, SP_WINDOW_PAGES);
+    b->scratch_small = !b->whole;
     if (b->scratch_stale) { /* what is left there would be taken for pages of the program */
         for (size_t k = 0; k < b->n; k++)
             mark(b, b->runs[k].slot, b->runs[k].slot + b->runs[k].pages, SP_OUTCOME_REFUSED);
@@ -547,6 +577,8 @@ void sp_batch_run(struct sp_batch *b) {
         run_freeze(b, &b->runs[k]);
     for (size_t k = 0; k < b->n; k++)
         run_verify(b, &b->runs[k]);
+    if (b->whole)
+        run_keep_whole(b, &b->runs[0]);
     batch_look_again(b);
     for (size_t k = 0; k < b->n; k++)
         run_remap(b, &b->runs[k]);
@@ -559,4 +591,6 @@ void sp_batch_run(struct sp_batch *b) {
     b->frozen_ns = sp_now_ns() - begin;
     forks_settle(b);
     scratch_empty(b, first->slot, last->slot + last->pages);
+    if (b->whole)
+        whole_populate(b, first);
 }

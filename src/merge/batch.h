@@ -18,6 +18,7 @@ enum sp_outcome {
     SP_OUTCOME_MERGED,   /* maps the store now */
     SP_OUTCOME_ZEROED,   /* was zeros, is a hole now */
     SP_OUTCOME_CHANGED,  /* differs from the store page: put back as it was */
+    SP_OUTCOME_KEPT,     /* equal, but put back with the huge page that it is a part of */
     SP_OUTCOME_BUSY,     /* the kernel refused to move it: pinned for I/O, or shared with a forked child */
     SP_OUTCOME_GONE,     /* there is no page any more */
     SP_OUTCOME_REFUSED,  /* not movable (protected, locked, guard page), or no mapping was left: as it was */
@@ -41,8 +42,10 @@ struct sp_batch {
     uint64_t base;    /* address of the window */
     struct sp_batch_run *runs;
     size_t n;
+    bool whole;         /* one run, of a whole window that is a huge page: all of it or nothing */
     sp_bits in_scratch; /* pages that are in scratch at this moment */
     sp_bits missing;    /* pages that this batch registered MISSING */
+    bool scratch_small; /* kept likewise: pages were moved there one by one since it was emptied as a whole */
     bool scratch_stale; /* kept from batch to batch: something is left in it that could not be dropped */
     /* Results. */
     uint8_t outcome[512]; /* enum sp_outcome for each slot */

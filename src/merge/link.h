@@ -106,6 +106,9 @@ struct sp_link {
     /* Counted by the worker: pages that differed from the store page that their probe had led to. Goes to the
      * index with the next question, and starts again. */
     uint32_t guessed_wrong;
+    /* Set by the worker for publish(): what is published is a whole window, which is a huge page; the store's
+     * may be one, too. */
+    bool whole;
     /* Set by the link when it has learned that the domain's settings are others than at open(); valid while
      * the number, which is another one each time, is not 0. */
     struct sp_settings settings;

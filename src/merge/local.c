@@ -11,6 +11,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "os/filling.h"
 #include "os/lock.h"
 #include "os/mapping.h"
 #include "os/memory.h"
@@ -44,6 +45,7 @@ struct local {
     struct sp_key key;
     struct sp_segment *segments; /* [SEGMENTS_MAX]; fd 0: none (never a valid one: see segment_get) */
     bool *segment_there;         /* [SEGMENTS_MAX] */
+    struct sp_filling filling;
     struct epoch epochs[EPOCHS_MAX];
     size_t n_epochs;
     uint64_t epoch; /* the current one */
@@ -122,9 +124,16 @@ static int segment_get(struct local *l, uint64_t number, struct sp_segment **ret
 }
 
 static int store_write(void *ctx, sp_store_page store, const void *content) {
+    struct local *l = ctx;
     struct sp_segment *s;
-    int error = segment_get(ctx, store.v / SP_SEGMENT_PAGES, &s);
-    return error ? error : sp_segment_write(s, store.v % SP_SEGMENT_PAGES, content);
+    int error = segment_get(l, store.v / SP_SEGMENT_PAGES, &s);
+    if (error)
+        return error;
+    sp_filling_place(&l->filling, store, l->link.whole);
+    error = sp_segment_write(s, store.v % SP_SEGMENT_PAGES, content);
+    if (!error)
+        sp_filling_wrote(&l->filling, s, store);
+    return error;
 }
 
 static int store_read(void *ctx, sp_store_page store, void *ret_content) {
@@ -158,6 +167,7 @@ static void local_close(struct sp_link *link) {
     if (!l->domain)
         return;
     index_close(l);
+    sp_filling_end(&l->filling);
     for (size_t i = 0; i < SEGMENTS_MAX; i++)
         if (l->segment_there[i]) {
             sp_segment_deinit(&l->segments[i]);
@@ -220,6 +230,7 @@ static void local_forked(struct sp_link *link) {
     l->domain_memory = sp_memory_free(l->domain_memory);
     memset(l->segment_there, 0, SEGMENTS_MAX * sizeof(*l->segment_there));
     memset(&l->copied, 0, sizeof(l->copied));
+    memset(&l->filling, 0, sizeof(l->filling)); /* the parent's */
     memset(&l->lock, 0, sizeof(l->lock));
     l->n_epochs = l->n_hints = 0;
 }

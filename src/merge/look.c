@@ -119,6 +119,8 @@ void sp_look_arm(struct sp_worker *w) {
         i++;
     }
     if (any)
+        w->next_huge_ns = 0;
+    if (any)
         sp_regions_join(&e->regions, 0, UINT64_MAX);
     sp_engine_unlock(e);
 }
@@ -164,7 +166,7 @@ static uint64_t look_once(struct sp_worker *w, uint64_t at, uint64_t end) {
     struct sp_engine *e = w->engine;
     size_t n = 0;
     uint64_t next = end;
-    if (sp_pagemap_scan(w->pagemap, SP_PAGEMAP_WRITTEN, at, end, w->ranges, SP_RANGES_MAX, &n, &next)) {
+    if (sp_pagemap_scan(w->pagemap, SP_PAGEMAP_WRITTEN_SMALL, at, end, w->ranges, SP_RANGES_MAX, &n, &next)) {
         e->counters.v[SP_COUNTER_errors]++;
         return end;
     }

@@ -202,7 +202,7 @@ static sp_bits hinted_pages(const struct sp_worker *w, const struct sp_window *w
 
 /* Reads the candidates, and known pages that were hinted at, and writes the questions. */
 static void fingerprint(struct sp_worker *w, struct sp_window *win, const sp_bits *candidates) {
-    sp_bits hinted = hinted_pages(w, win), pages = *candidates;
+    sp_bits hinted = w->work.huge ? win->known : hinted_pages(w, win), pages = *candidates;
     sp_bits_or(&pages, &hinted);
     if (!may_read(w, win, &pages))
         return;
@@ -224,10 +224,10 @@ static bool resting(const struct sp_worker *w) {
 
 /* Only what the index hinted at, by the fingerprints that are known: there was no look since. */
 static void hinted(struct sp_worker *w, struct sp_window *win) {
-    sp_bits none = {0};
+    sp_bits candidates = {0};
     eligible_pages(w, win->number, &w->work.bits.eligible);
-    if (w->linked && !resting(w))
-        fingerprint(w, win, &none);
+    if (w->linked && !resting(w) && sp_huge_hinted(w, win, &candidates))
+        fingerprint(w, win, &candidates);
     sp_bits waiting = hinted_pages(w, win);
     if (sp_bits_any(&win->fresh) || sp_bits_any(&win->written) || sp_bits_any(&waiting))
         sp_engine_queue(w->engine, win);
@@ -258,6 +258,7 @@ static bool choose(struct sp_worker *w, uint64_t number, enum sp_pass_mode mode)
     struct sp_engine *e = w->engine;
     struct sp_work *work = &w->work;
     work->n = work->n_publish = work->n_sites = 0;
+    work->huge = false;
     memset(&work->bits, 0, sizeof(work->bits));
     sp_worker_lock(w);
     struct sp_window *win = e->quit ? NULL : sp_windows_find(&e->windows, number);
@@ -283,9 +284,11 @@ static bool choose(struct sp_worker *w, uint64_t number, enum sp_pass_mode mode)
     bool rests = mode == SP_PASS_BACKGROUND && resting(w); /* candidates wait, and what was hinted at */
     if (!rests && e->forked && mode != SP_PASS_QUIESCENT)
         drop_forked(w, win, &candidates);
-    if (!rests && mode == SP_PASS_BACKGROUND)
+    sp_bits hints = hinted_pages(w, win);
+    bool ready = sp_bits_any(&candidates) || sp_bits_any(&hints) ? sp_huge_choose(w, win, &candidates) : true;
+    if (!rests && mode == SP_PASS_BACKGROUND && !work->huge)
         bound_scan(w, win, &candidates);
-    if (!rests && w->linked)
+    if (!rests && w->linked && ready)
         fingerprint(w, win, &candidates);
     requeue(w, win, rests);
     sp_engine_unlock(e);
@@ -318,6 +321,7 @@ static int publish(struct sp_worker *w) {
         }
     if (!work->n_publish)
         return 0;
+    link->whole = work->huge && work->n_publish == SP_WINDOW_PAGES;
     int error = link->ops->publish(link, work->publish, work->contents, work->n_publish, work->published);
     if (error)
         return error;
@@ -524,6 +528,8 @@ static void guess_wrong(struct sp_worker *w, struct sp_window *win, unsigned slo
  * (MADV_POPULATE_WRITE changes no content; a write by hand could fault). A pinned page is not harmed by it.
  */
 static void own_again(struct sp_worker *w, const struct sp_window *win, unsigned slot) {
+    if (w->work.huge && !(w->engine->forked && slot == 0))
+        return; /* the kernel owns a huge page as one, and would split it if it is armed */
     if (sp_pagemap_exclusive(w->pagemap, page_number(win->number, slot)) != 1)
         return;
     if (sp_advise((uintptr_t)page_memory(win, slot), SP_PAGE_SIZE, MADV_POPULATE_WRITE))
@@ -712,6 +718,7 @@ static void batch_do(struct sp_worker *w, uint64_t number, const struct sp_run *
     b->fork_events = w->fork_events;
     b->scratch = w->scratch;
     b->base = number * SP_WINDOW_SIZE;
+    b->whole = w->work.huge && last_pages == SP_WINDOW_PAGES;
     b->runs = w->work.batch_runs;
     b->n = 0;
     memset(&b->view_moved, 0, sizeof(b->view_moved));
@@ -733,6 +740,8 @@ static void batch_do(struct sp_worker *w, uint64_t number, const struct sp_run *
         }
         e->counters.v[SP_COUNTER_batches]++;
         e->counters.v[SP_COUNTER_errors] += b->errors;
+        if (b->whole && b->outcome[0] == SP_OUTCOME_MERGED)
+            e->counters.v[SP_COUNTER_pages_merged_huge] += SP_WINDOW_PAGES;
         if (b->forks)
             e->forked = true;
     }
@@ -829,6 +838,24 @@ static void unanswered(struct sp_worker *w, uint64_t number) {
     sp_engine_unlock(w->engine);
 }
 
+/* Leaves a huge page alone, or splits it, or neither. */
+static void judge_huge(struct sp_worker *w, uint64_t number, enum sp_pass_mode mode) {
+    struct sp_engine *e = w->engine;
+    struct sp_work *work = &w->work;
+    bool now = mode == SP_PASS_NOW || mode == SP_PASS_QUIESCENT;
+    sp_worker_lock(w);
+    struct sp_window *win = sp_windows_find(&e->windows, number);
+    enum sp_huge_verdict verdict = win ? sp_huge_judge(w, win, now) : SP_HUGE_LEAVE;
+    for (size_t i = 0; verdict == SP_HUGE_LEAVE && i < work->n_sites; i++)
+        site_fail(e, win, work->sites[i].slot, work->sites[i].store);
+    if (verdict == SP_HUGE_LEAVE)
+        work->n_sites = 0;
+    work->huge = verdict == SP_HUGE_WHOLE;
+    sp_engine_unlock(e);
+    if (verdict == SP_HUGE_SPLIT)
+        sp_huge_split(number);
+}
+
 void sp_pass_window(struct sp_worker *w, uint64_t number, enum sp_pass_mode mode,
                     struct sp_merge_result *result) {
     if (!choose(w, number, mode))
@@ -840,6 +867,8 @@ void sp_pass_window(struct sp_worker *w, uint64_t number, enum sp_pass_mode mode
         return;
     }
     sort(w, number);
+    if (w->work.huge)
+        judge_huge(w, number, mode);
     if (w->work.n_sites && (w->uffd >= 0 || mode == SP_PASS_QUIESCENT))
         merge(w, number, mode == SP_PASS_QUIESCENT, result);
 }

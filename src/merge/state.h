@@ -81,6 +81,7 @@ struct sp_work {
     struct sp_query publish[SP_WINDOW_PAGES];
     struct sp_answer published[SP_WINDOW_PAGES];
     const void *contents[SP_WINDOW_PAGES];
+    bool huge; /* the window is a huge page, to be merged as a whole */
     size_t n_sites;
     struct sp_site sites[SP_WINDOW_PAGES];
     struct sp_run runs[SP_WINDOW_PAGES];
@@ -94,6 +95,16 @@ struct sp_work {
 
 #define SP_HOT_MAX    1024
 #define SP_RANGES_MAX 2048
+
+/* A huge page that is not armed, when it was sampled last (look_huge.c). Places for 128 GiB; what is never
+ * used of them is never touched. */
+#define SP_HUGE_SAMPLES 65536
+struct sp_huge_sample {
+    uint64_t sample;
+    uint32_t number_plus_1; /* of the window; 0: none */
+    uint8_t round;          /* in which it was met last */
+    uint8_t heat, skip;     /* samples in a row that differed; rounds to leave out because of that */
+};
 
 struct sp_worker {
     struct sp_engine *engine;
@@ -119,6 +130,10 @@ struct sp_worker {
     struct sp_range ranges[SP_RANGES_MAX];
     uint64_t hot[SP_HOT_MAX]; /* windows that are not to be looked at this time, ascending */
     size_t n_hot;
+    struct sp_huge_sample huge_samples[SP_HUGE_SAMPLES];
+    uint8_t huge_round;
+    bool huge_again; /* some were sampled for the first time */
+    uint64_t next_huge_ns;
     uint64_t broken_next;   /* window to go on with in search of broken pages */
     uint64_t overdrawn_ns;  /* what passes have cost beyond their worth */
     uint64_t pending;       /* pages that the current pass leaves to be tried soon */
@@ -137,7 +152,9 @@ struct sp_worker {
 };
 
 /* The mapping that holds a struct sp_worker. */
-#define SP_WORKER_BYTES ((sizeof(struct sp_worker) + SP_PAGE_SIZE - 1) & ~(SP_PAGE_SIZE - 1))
+/* Places for samples that are never used take no memory; one that is used is 16 bytes for 2 MiB. */
+#define SP_WORKER_USED_BYTES (sizeof(struct sp_worker) - sizeof(((struct sp_worker *)0)->huge_samples))
+#define SP_WORKER_BYTES      ((sizeof(struct sp_worker) + SP_PAGE_SIZE - 1) & ~(SP_PAGE_SIZE - 1))
 
 /* worker.c */
 void sp_worker_main(void *arg, int status);
@@ -162,6 +179,8 @@ void sp_look_arm(struct sp_worker *w);
 void sp_look_disarm(struct sp_worker *w);
 /* Finds what was written in [start, end) since the last look, marks it and queues the windows. */
 void sp_look_written(struct sp_worker *w, uint64_t start, uint64_t end);
+/* Looks at huge pages, which the above leaves alone, when that is due. */
+void sp_look_huge(struct sp_worker *w);
 /* Queues every window in [start, end) with all its resident pages as fresh, settled or not. */
 void sp_look_resident(struct sp_worker *w, uint64_t start, uint64_t end);
 /* Looks for broken pages in a share of the windows, and whether their mappings are still those we know of. */
@@ -178,6 +197,27 @@ void sp_pass_window(struct sp_worker *w, uint64_t number, enum sp_pass_mode mode
 bool sp_view_make(struct sp_worker *w, struct sp_batch_run *run);
 /* Drops what is left of a batch's views. With the lock held. */
 void sp_views_drop(struct sp_worker *w, const struct sp_batch *b);
+
+/* huge.c */
+/*
+ * Both with the lock held and work.bits.eligible filled in. If the window is a huge page: false while not all
+ * of it can be asked about, so that none of it is to be; else work.huge is set, with which everything that is
+ * known of it is asked about again. True also for every other window.
+ *
+ * sp_huge_choose: `candidates` have settled. Of the pages that the pass may read a huge page takes 512, or
+ * what is left of them: a bound (pages_to_scan) may be passed by one huge page. sp_huge_hinted: there was no
+ * look since; *candidates, empty before, are to be asked about besides.
+ */
+bool sp_huge_choose(struct sp_worker *w, const struct sp_window *win, sp_bits *candidates);
+bool sp_huge_hinted(struct sp_worker *w, const struct sp_window *win, sp_bits *candidates);
+enum sp_huge_verdict {
+    SP_HUGE_WHOLE, /* its sites are a whole chunk in order */
+    SP_HUGE_SPLIT, /* enough of it is shared to be worth it */
+    SP_HUGE_LEAVE, /* not (yet) */
+};
+/* What to do with the sites found; `now`: it will not be asked about again. With the lock held. */
+enum sp_huge_verdict sp_huge_judge(struct sp_worker *w, struct sp_window *win, bool now);
+void sp_huge_split(uint64_t window);
 
 /* obey.c */
 /* Takes over the settings that came with the welcome, or through the link since. */

@@ -27,11 +27,12 @@ struct sp_window {
     sp_bits misled;         /* what its probe led to had another content: to be asked about as a whole */
     sp_bits zeroed;         /* was zeros, given back, not written since */
     sp_volatility volatility[SP_WINDOW_PAGES];
-    uint8_t heat;      /* how often in a row most of it was written */
-    uint8_t skip;      /* looks to leave out because of that */
-    uint8_t calm;      /* looks at its mappings in a row that found no broken page */
-    uint8_t calm_skip; /* such looks to leave out because of that */
-    bool queued;       /* is in the list */
+    uint8_t heat;       /* how often in a row most of it was written */
+    uint8_t skip;       /* looks to leave out because of that */
+    uint8_t calm;       /* looks at its mappings in a row that found no broken page */
+    uint8_t calm_skip;  /* such looks to leave out because of that */
+    uint8_t huge_tries; /* how often in a row it was worth splitting */
+    bool queued;        /* is in the list */
 };
 
 /*

@@ -450,6 +450,7 @@ static void scanning_pass(struct sp_worker *w) {
     sp_pace_begin(w);
     sp_look_arm(w);
     sp_look_written(w, 0, UINT64_MAX);
+    sp_look_huge(w);
     pay_debts(w); /* what is to be forgotten is, before it is asked about anew */
     work_through(w, false);
     list_hot(w);

@@ -30,6 +30,13 @@ static const struct query queries[] = {
     [SP_PAGEMAP_WRITTEN] = {.flags = PM_SCAN_WP_MATCHING,
                             .inverted = PAGE_IS_PFNZERO,
                             .mask = PAGE_IS_WPALLOWED | PAGE_IS_WRITTEN | PAGE_IS_PRESENT | PAGE_IS_PFNZERO},
+    [SP_PAGEMAP_WRITTEN_SMALL] = {.flags = PM_SCAN_WP_MATCHING,
+                                  .inverted = PAGE_IS_PFNZERO | PAGE_IS_HUGE,
+                                  .mask = PAGE_IS_WPALLOWED | PAGE_IS_WRITTEN | PAGE_IS_PRESENT |
+                                          PAGE_IS_PFNZERO | PAGE_IS_HUGE},
+    [SP_PAGEMAP_WRITTEN_HUGE] = {.inverted = PAGE_IS_PFNZERO,
+                                 .mask = PAGE_IS_WPALLOWED | PAGE_IS_WRITTEN | PAGE_IS_PRESENT |
+                                         PAGE_IS_PFNZERO | PAGE_IS_HUGE},
     [SP_PAGEMAP_PEEK] = {.inverted = PAGE_IS_PFNZERO,
                          .mask = PAGE_IS_WPALLOWED | PAGE_IS_WRITTEN | PAGE_IS_PRESENT | PAGE_IS_PFNZERO},
     [SP_PAGEMAP_PRESENT] = {.mask = PAGE_IS_PRESENT},

@@ -20,11 +20,13 @@ SP_WARN_UNUSED int sp_pagemap_open_of(int pid, int *ret_fd);
 
 enum sp_pagemap_query {
     SP_PAGEMAP_WRITTEN, /* written since armed and present, in ranges registered WP_ASYNC; arms them again */
-    SP_PAGEMAP_PEEK,    /* the same without arming again */
-    SP_PAGEMAP_PRESENT, /* present pages, whatever they are */
-    SP_PAGEMAP_BROKEN,  /* (present or swapped) and not file-backed: in a store mapping, a page that a write
-                           made private again */
-    SP_PAGEMAP_HUGE,    /* present and mapped by a huge page-table entry */
+    SP_PAGEMAP_WRITTEN_SMALL, /* the same, but huge pages are left as they are */
+    SP_PAGEMAP_WRITTEN_HUGE,  /* those that were left; arms nothing */
+    SP_PAGEMAP_PEEK,          /* the same without arming again */
+    SP_PAGEMAP_PRESENT,       /* present pages, whatever they are */
+    SP_PAGEMAP_BROKEN, /* (present or swapped) and not file-backed: in a store mapping, a page that a write
+                          made private again */
+    SP_PAGEMAP_HUGE,   /* present and mapped by a huge page-table entry */
     /* Of mappings, whether anything is present in them or not; what is not mapped is in neither. */
     SP_PAGEMAP_WATCHED,   /* registered WP_ASYNC with a userfaultfd */
     SP_PAGEMAP_UNWATCHED, /* all others; costs next to nothing where there is none */

@@ -16,6 +16,7 @@
 
 #include "os/fault.h"
 #include "os/kernel.h"
+#include "os/mapping.h"
 #include "os/syscall.h"
 
 #define SEGMENT_NAME "samepage"
@@ -99,6 +100,33 @@ int sp_segment_write_many(const struct sp_segment *s, uint64_t index, const void
 
 int sp_segment_write(const struct sp_segment *s, uint64_t index, const void *page) {
     return sp_segment_write_many(s, index, page, 1);
+}
+
+/*
+ * MADV_COLLAPSE, through a mapping that is there for that call only (H14). It asks for none of the settings
+ * under /sys/kernel/mm/transparent_hugepage but "deny", and for no privilege. The kernel copies what is there
+ * and clears the rest, so it comes before the contents. Room to align it in is of the file, too: anonymous
+ * memory that nobody has marked might be registered for merging (H2).
+ */
+int sp_segment_huge(const struct sp_segment *s, uint64_t index) {
+    int fault = sp_fault("segment_huge");
+    if (fault)
+        return fault;
+    if (!inside(index, SP_WINDOW_PAGES) || index % SP_WINDOW_PAGES)
+        return -EINVAL;
+    void *room;
+    int r = sp_map_file(s->fd, 0, 2 * SP_WINDOW_SIZE, true, &room);
+    if (r)
+        return r;
+    uintptr_t place = ((uintptr_t)room + SP_WINDOW_SIZE - 1) / SP_WINDOW_SIZE * SP_WINDOW_SIZE;
+    long mapped = sp_syscall(SYS_mmap, place, SP_WINDOW_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED,
+                             s->fd, index * SP_PAGE_SIZE);
+    if (mapped < 0 && mapped >= -4095)
+        r = (int)mapped;
+    else
+        r = (int)sp_syscall(SYS_madvise, place, SP_WINDOW_SIZE, MADV_COLLAPSE);
+    sp_syscall(SYS_munmap, room, 2 * SP_WINDOW_SIZE);
+    return r;
 }
 
 int sp_store_read(int fd, uint64_t index, void *ret_pages, size_t n) {

@@ -2,8 +2,8 @@
 /*
  * Segments of the store: memfds, 1 GiB each, sparse. The owner holds the writable descriptor and gives out
  * read-only ones (mode 0400, reopened through /proc): clients can map them privately and read them, nothing
- * else. Written by pwrite and never mapped here, so that the store is not charged to the owner's resident set
- * (H14); punched, never truncated (I3).
+ * else. Written by pwrite and not mapped here, but for a moment in sp_segment_huge, so that the store is not
+ * charged to the owner's resident set (H14); punched, never truncated (I3).
  *
  * Tokens of a family (H6): an empty memfd that a client maps shared; children inherit the mapping. While
  * anybody maps it, it cannot be sealed against writing (F_SEAL_WRITE gives EBUSY, fcntl(2)), which is how its
@@ -29,6 +29,15 @@ SP_WARN_UNUSED int sp_segment_write(const struct sp_segment *s, uint64_t index, 
 /* Writes `n` pages from consecutive memory. All or an error (then the caller must punch). */
 SP_WARN_UNUSED int sp_segment_write_many(const struct sp_segment *s, uint64_t index, const void *pages,
                                          size_t n);
+/*
+ * Makes the chunk of SP_WINDOW_PAGES pages from page `index` on (a multiple) one huge page, its holes zeros,
+ * before it is written: with a huge page in the store, a mapping of all of it is a huge mapping. At least one
+ * page must be in it (-EINVAL). Takes 2 MiB of memory whatever was there, at no other cost than the pages
+ * themselves would have been; whoever does not fill it must punch the rest. -EINVAL: the machine has no huge
+ * pages for shared memory (shmem_enabled is "deny"); -EAGAIN, -EBUSY, -ENOMEM: not now. Nothing is changed
+ * then.
+ */
+SP_WARN_UNUSED int sp_segment_huge(const struct sp_segment *s, uint64_t index);
 /* Reads one page back. */
 SP_WARN_UNUSED int sp_segment_read(const struct sp_segment *s, uint64_t index, void *ret_page);
 /* Reads `n` pages from page `index` on through either descriptor, for those who only have the shared one. */

@@ -133,7 +133,7 @@ static const char *check_item(const struct sp_wire_item *item) {
         return bad_page;
     if (!item->fp)
         return bad_fp;
-    return item->flags & ~SP_WIRE_ITEM_CONTENT ? "an unknown flag" : NULL;
+    return item->flags & ~(SP_WIRE_ITEM_CONTENT | SP_WIRE_ITEM_WHOLE) ? "an unknown flag" : NULL;
 }
 
 static const char *check_publish(const void *message, size_t bytes, size_t n_fds) {

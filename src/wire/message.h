@@ -129,6 +129,8 @@ struct sp_wire_queries {
 
 /* The item's content follows; without it the page changed and is refused. */
 #define SP_WIRE_ITEM_CONTENT 1u
+/* It is of a window that is a huge page, and all of which is being published. */
+#define SP_WIRE_ITEM_WHOLE 2u
 
 struct sp_wire_item {
     uint64_t page;

@@ -9,10 +9,13 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "merge/engine.h"
+#include "os/kernel.h"
 #include "os/mapping.h"
+#include "os/pagemap.h"
 #include "os/proc.h"
 #include "os/socket.h"
 #include "os/thread.h"
@@ -195,6 +198,73 @@ static void test_publish_mixed(void **state) {
             assert_store(a, answers[i].store, contents[i]);
     }
     pages_free(pages, PAGES);
+}
+
+static uint64_t store_bytes(struct sp_link *l) {
+    struct stat st;
+    int fd;
+    assert_int_equal(l->ops->segment(l, 0, &fd), 0);
+    assert_int_equal(fstat(fd, &st), 0);
+    return (uint64_t)st.st_blocks * 512;
+}
+
+/* How many pages of a chunk are mapped by a huge entry when all of it is mapped. */
+static unsigned mapped_huge(struct sp_link *l, uint64_t chunk) {
+    void *window;
+    int fd, pagemap;
+    sp_bits bits;
+    assert_int_equal(l->ops->segment(l, 0, &fd), 0);
+    assert_int_equal(sp_map_new(SP_WINDOW_SIZE, SP_WINDOW_SIZE, &window), 0);
+    assert_int_equal(sp_map_store((uintptr_t)window, SP_WINDOW_SIZE, fd, chunk * SP_WINDOW_SIZE), 0);
+    assert_int_equal(sp_advise((uintptr_t)window, SP_WINDOW_SIZE, MADV_POPULATE_READ), 0);
+    assert_int_equal(sp_pagemap_open(&pagemap), 0);
+    assert_int_equal(
+        sp_pagemap_window(pagemap, SP_PAGEMAP_HUGE, (uintptr_t)window / SP_WINDOW_SIZE, 0, PAGES, &bits), 0);
+    close(pagemap);
+    assert_int_equal(sp_unmap(window, SP_WINDOW_SIZE), 0);
+    return sp_bits_count(&bits);
+}
+
+static void share_at(uint8_t *pages, size_t n, uint64_t first, sp_store_page *ret_store) {
+    struct sp_query queries[PAGES];
+    struct sp_answer answers[PAGES];
+    const void *contents[PAGES];
+    queries_of(&welcome, pages, n, first, queries);
+    for (size_t i = 0; i < n; i++)
+        contents[i] = pages + i * SP_PAGE_SIZE;
+    assert_int_equal(a->ops->ask(a, queries, n, answers), 0);
+    assert_int_equal(b->ops->ask(b, queries, n, answers), 0);
+    assert_int_equal(b->ops->publish(b, queries, contents, n, answers), 0);
+    for (size_t i = 0; i < n; i++)
+        assert_int_equal(answers[i].kind, SP_ANSWER_SHARE);
+    *ret_store = answers[0].store;
+}
+
+/* What a client says is a whole huge page is one in the store; what never comes of it takes no memory longer
+ * than until the next chunk. */
+static void test_huge_chunk(void **state) {
+    uint8_t *pages = pages_new(PAGES + 3, 3000);
+    sp_store_page whole, part, other;
+    b->whole = true;
+    share_at(pages, PAGES, 0, &whole);
+    assert_int_equal(whole.v % SP_WINDOW_PAGES, 0);
+    if (mapped_huge(a, whole.v / SP_WINDOW_PAGES) < PAGES) {
+        print_message("# skipped: memfds cannot be made huge here\n");
+        b->whole = false;
+        return;
+    }
+    for (size_t i = 0; i < PAGES; i += 37)
+        assert_store(a, (sp_store_page){whole.v + i}, pages + i * SP_PAGE_SIZE);
+    assert_int_equal(store_bytes(a), SP_WINDOW_SIZE);
+    share_at(pages + PAGES * SP_PAGE_SIZE, 1, 2 * PAGES, &part);
+    assert_int_equal(store_bytes(a), 2 * SP_WINDOW_SIZE);
+    b->whole = false;
+    share_at(pages + (PAGES + 1) * SP_PAGE_SIZE, 2, 3 * PAGES, &other);
+    assert_int_equal(store_bytes(a), SP_WINDOW_SIZE + 3 * SP_PAGE_SIZE);
+    assert_store(a, part, pages + PAGES * SP_PAGE_SIZE);
+    assert_store(a, other, pages + (PAGES + 1) * SP_PAGE_SIZE);
+    assert_int_equal(mapped_huge(a, whole.v / SP_WINDOW_PAGES), PAGES);
+    pages_free(pages, PAGES + 3);
 }
 
 static void test_release(void **state) {
@@ -429,6 +499,7 @@ int main(void) {
         TEST(test_wrong_content),
         TEST(test_unasked_content),
         TEST(test_publish_mixed),
+        TEST(test_huge_chunk),
         TEST(test_release),
         TEST(test_forget),
         TEST(test_report_and_status),

@@ -75,7 +75,7 @@ static uint8_t *slot_page(struct rig *r, unsigned slot) {
 }
 
 static void assert_outcomes(struct rig *r, unsigned slot, const char *want) {
-    static const char letters[] = "-mzcbgr"; /* enum sp_outcome; ?: any that keeps the page */
+    static const char letters[] = "-mzckbgr"; /* enum sp_outcome; ?: any that keeps the page */
     for (unsigned i = 0; want[i]; i++) {
         char got = letters[r->batch.outcome[slot + i]];
         if (want[i] != '?' && got != want[i])

@@ -99,6 +99,7 @@ static uint8_t bytes[32];
     X("segment_write", sp_segment_write_many(&segment, 0, bytes, 1))                                         \
     X("segment_read", sp_segment_read(&segment, 0, bytes))                                                   \
     X("segment_punch", sp_segment_punch(&segment, 0, 1))                                                     \
+    X("segment_huge", sp_segment_huge(&segment, 0))                                                          \
     X("segment_memory", sp_segment_memory(&segment, &word))                                                  \
     X("token_new", sp_token_new(&fd, &ptr))                                                                  \
     X("token_drop", sp_token_drop(NULL))                                                                     \

@@ -34,8 +34,8 @@ for line in sys.stdin:
 """
 
 SETTINGS = ("run", "sleep_millisecs", "sleep_max_millisecs", "pages_to_scan", "freeze_micros", "map_percent",
-            "worker_start_kbytes", "max_page_sharing", "use_zero_pages", "smart_scan", "store_max_mbytes",
-            "exposure_max_percent")
+            "huge_split_percent", "worker_start_kbytes", "max_page_sharing", "use_zero_pages", "smart_scan",
+            "store_max_mbytes", "exposure_max_percent")
 
 
 class Control(Case):

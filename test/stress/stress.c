@@ -13,6 +13,8 @@
  * With --compact the kernel moves pages about in physical memory all the while (compaction), as it does on
  * any machine that runs long or uses huge pages; that takes root.
  *
+ * With --huge windows are huge pages again and again, several of the same content, and rest for a moment.
+ *
  * With --tree each process's own index is that of two trees, which reads pages at any moment.
  *
  * With --daemon the processes are clients of a samepaged, and it and they are killed at random moments and
@@ -37,6 +39,7 @@
 #include "client/remote.h"
 #include "merge/engine.h"
 #include "merge/local.h"
+#include "os/mapping.h"
 #include "os/syscall.h"
 #include "os/thread.h"
 
@@ -51,7 +54,7 @@
 static struct {
     unsigned seconds, processes, threads, kills;
     uint64_t seed;
-    bool compact;
+    bool compact, huge;
     enum sp_index_kind index; /* of the domain within each process */
     const char *socket, *daemon;
 } opt = {.seconds = 10, .processes = 2, .threads = 4, .seed = 1};
@@ -164,6 +167,29 @@ static void do_fill(struct actor *a) {
         pool_fill(recorded(a, i), (i + shift) % 512);
         memcpy(at(a, i), recorded(a, i), PAGE);
     }
+}
+
+/* A whole window anew, as a huge page if the kernel has one, and time for it to be merged as such. */
+static void do_huge(struct actor *a) {
+    size_t first = rnd(a) % (SLICE_PAGES / SP_WINDOW_PAGES) * SP_WINDOW_PAGES;
+    uint64_t start = (uintptr_t)at(a, first), end = start + SP_WINDOW_SIZE, shift = rnd(a) % 2;
+    if (!opt.huge)
+        return;
+    sp_engine_lock(engine);
+    sp_engine_remove_locked(engine, start, end, true);
+    void *p = mmap(at(a, first), SP_WINDOW_SIZE, PROT_READ | PROT_WRITE,
+                   MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
+    (void)madvise(at(a, first), SP_WINDOW_SIZE, MADV_HUGEPAGE);
+    int error = sp_engine_add_locked(engine, start, end, true, NULL);
+    sp_engine_unlock(engine);
+    if (p == MAP_FAILED || error)
+        die("a huge window: %s", strerror(p == MAP_FAILED ? errno : -error));
+    for (size_t i = first; i < first + SP_WINDOW_PAGES; i++) {
+        pool_fill(recorded(a, i), (i + shift) % 512);
+        memcpy(at(a, i), recorded(a, i), PAGE);
+    }
+    sp_sleep_ns(1000000 + rnd(a) % 60000000);
+    compare(a, first, SP_WINDOW_PAGES, "making it huge");
 }
 
 static void do_zero(struct actor *a) {
@@ -386,7 +412,7 @@ static const struct {
     {do_fill, 20},   {do_zero, 4},      {do_write, 30}, {do_read, 30},   {do_read_foreign, 8},
     {do_common, 30}, {do_discard, 4},   {do_remap, 4},  {do_protect, 4}, {do_lock, 3},
     {do_fork, 1},    {do_raw_clone, 2}, {do_direct, 6}, {do_pinned, 3},  {do_merge, 2},
-    {do_unmerge, 2}, {do_rest, 12},
+    {do_unmerge, 2}, {do_rest, 12},     {do_huge, 10},
 };
 
 static void *actor_main(void *arg) {
@@ -464,7 +490,7 @@ static void engine_open(void) {
 
 /* What it did goes to the starter, who wants to know that something was merged at all. */
 struct tally {
-    uint64_t steps, merged, broken, differed, pinned, freeze_max_ns, errors;
+    uint64_t steps, merged, merged_huge, broken, differed, pinned, freeze_max_ns, errors;
 };
 
 static int process_main(unsigned number, unsigned round, int tally_fd) {
@@ -474,7 +500,10 @@ static int process_main(unsigned number, unsigned round, int tally_fd) {
     alarm(opt.seconds + 120);
     fork_events = can_have_fork_events();
     engine_open();
-    uint8_t *slices = memory_new(opt.threads * SLICE_BYTES);
+    void *slices_at;
+    if (sp_map_new(opt.threads * SLICE_BYTES, SP_WINDOW_SIZE, &slices_at))
+        die("mmap: no memory");
+    uint8_t *slices = slices_at;
     common = memory_new(COMMON_BYTES);
     memset(common, 0, COMMON_BYTES);
     for (unsigned i = 0; i < opt.threads; i++)
@@ -494,6 +523,7 @@ static int process_main(unsigned number, unsigned round, int tally_fd) {
     if (report.state == SP_ENGINE_RAW_CALLS) /* there are none */
         die("merging has ended: %s", sp_engine_state_text(report.state));
     t.merged = report.counters.v[SP_COUNTER_pages_merged];
+    t.merged_huge = report.counters.v[SP_COUNTER_pages_merged_huge];
     t.broken = report.counters.v[SP_COUNTER_pages_broken];
     t.differed = report.counters.v[SP_COUNTER_pages_differed];
     t.pinned = report.counters.v[SP_COUNTER_pages_pinned];
@@ -600,6 +630,7 @@ static int finish(void) {
     while (read(tally_pipe[0], &t, sizeof(t)) == sizeof(t)) {
         sum.steps += t.steps;
         sum.merged += t.merged;
+        sum.merged_huge += t.merged_huge;
         sum.broken += t.broken;
         sum.differed += t.differed;
         sum.pinned += t.pinned;
@@ -612,6 +643,8 @@ static int finish(void) {
            (unsigned long long)opt.seed, (unsigned long long)sum.steps, (unsigned long long)sum.merged,
            (unsigned long long)sum.broken, (unsigned long long)sum.differed, (unsigned long long)sum.pinned,
            (unsigned long long)sum.errors, (unsigned long long)sum.freeze_max_ns / 1000);
+    if (opt.huge)
+        printf("stress: %llu of the pages merged as huge pages\n", (unsigned long long)sum.merged_huge);
     if (!bad && !sum.merged) {
         fprintf(stderr, "stress: nothing was merged, so nothing was tested\n");
         bad = 1;
@@ -631,11 +664,17 @@ static unsigned number(const char *text, unsigned most) {
 
 static void options(int argc, char **argv) {
     static const struct option known[] = {
-        {"seconds", required_argument, NULL, 's'}, {"processes", required_argument, NULL, 'p'},
-        {"threads", required_argument, NULL, 't'}, {"seed", required_argument, NULL, 'e'},
-        {"socket", required_argument, NULL, 'S'},  {"daemon", required_argument, NULL, 'd'},
-        {"kills", required_argument, NULL, 'k'},   {"compact", no_argument, NULL, 'c'},
-        {"tree", no_argument, NULL, 'i'},          {NULL, 0, NULL, 0},
+        {"seconds", required_argument, NULL, 's'},
+        {"processes", required_argument, NULL, 'p'},
+        {"threads", required_argument, NULL, 't'},
+        {"seed", required_argument, NULL, 'e'},
+        {"socket", required_argument, NULL, 'S'},
+        {"daemon", required_argument, NULL, 'd'},
+        {"kills", required_argument, NULL, 'k'},
+        {"compact", no_argument, NULL, 'c'},
+        {"tree", no_argument, NULL, 'i'},
+        {"huge", no_argument, NULL, 'h'},
+        {NULL, 0, NULL, 0},
     };
     for (int c; (c = getopt_long(argc, argv, "", known, NULL)) >= 0;)
         switch (c) {
@@ -663,12 +702,16 @@ static void options(int argc, char **argv) {
         case 'c':
             opt.compact = true;
             break;
+        case 'h':
+            opt.huge = true;
+            break;
         case 'i':
             opt.index = SP_INDEX_TREE;
             break;
         default:
-            fprintf(stderr, "Usage: stress [--seconds N] [--processes N] [--threads N] [--seed N] "
-                            "[--socket PATH | --daemon SAMEPAGED] [--kills N] [--compact] [--tree]\n");
+            fprintf(stderr,
+                    "Usage: stress [--seconds N] [--processes N] [--threads N] [--seed N] "
+                    "[--socket PATH | --daemon SAMEPAGED] [--kills N] [--compact] [--huge] [--tree]\n");
             exit(2);
         }
     if (!opt.processes || !opt.threads)

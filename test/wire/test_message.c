@@ -372,7 +372,7 @@ static void test_publish(void **state) {
     SET(sp_wire_publish, item[0].flags, 0);
     REFUSED();
     sample_publish(&sample, 4, 2);
-    SET(sp_wire_publish, item[0].flags, 3);
+    SET(sp_wire_publish, item[0].flags, SP_WIRE_ITEM_CONTENT | 4);
     REFUSED();
     sample_publish(&sample, 4, 2);
     SET(sp_wire_publish, item[2].reserved, 1);
@@ -606,7 +606,7 @@ static void assert_usable(const struct sample *s) {
         const struct sp_wire_publish *m = (const void *)s->data;
         size_t contents = 0;
         for (size_t i = 0; i < m->n; i++)
-            contents += m->item[i].flags == SP_WIRE_ITEM_CONTENT;
+            contents += m->item[i].flags & SP_WIRE_ITEM_CONTENT;
         assert_ptr_equal(sp_wire_publish_contents(m) + contents * SP_PAGE_SIZE, s->data + s->bytes);
     }
     if (h->type == SP_WIRE_ASK)

@@ -1,0 +1,372 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Huge pages: those that are equal as a whole end up shared and still mapped huge; those of which a part has
+ * twins are split where that is worth it, and otherwise left alone; and a batch takes a huge page as a whole
+ * or leaves it whole, whoever interferes.
+ */
+#include "batch_rig.h"
+#include "os/proc.h"
+
+#include <liburing.h>
+
+#define H     SP_WINDOW_SIZE
+#define PAGES SP_WINDOW_PAGES
+#define SPAN  8 /* windows of one program's half */
+
+/* ---- helpers ---- */
+
+static int pagemap = -1;
+
+static bool is_huge(const uint8_t *window) {
+    sp_bits bits;
+    must(sp_pagemap_window(pagemap, SP_PAGEMAP_HUGE, (uintptr_t)window / H, 0, PAGES, &bits), "scan");
+    return sp_bits_count(&bits) == PAGES;
+}
+
+static unsigned huge_windows(const uint8_t *p, size_t n) {
+    unsigned huge = 0;
+    for (size_t i = 0; i < n; i++)
+        huge += is_huge(p + i * H);
+    return huge;
+}
+
+static uint8_t *huge_new(size_t windows) {
+    void *p;
+    must(sp_map_new(windows * H, H, &p), "map");
+    must(sp_advise((uintptr_t)p, windows * H, MADV_HUGEPAGE), "hugepage");
+    return p;
+}
+
+static void huge_make(uint8_t *p, size_t windows) {
+    for (size_t i = 0; i < windows; i++)
+        if (!is_huge(p + i * H))
+            must(sp_advise((uintptr_t)p + i * H, H, MADV_COLLAPSE), "collapse");
+}
+
+/* Two halves of huge windows; the second has the content of the first but for every `apart`th page (0: all
+ * the same). */
+static uint8_t *halves_new(size_t apart) {
+    uint8_t *p = huge_new(2 * SPAN);
+    fill_twins(p, 2 * SPAN * PAGES, 1);
+    for (size_t i = 0; apart && i < SPAN * PAGES; i += apart)
+        page_fill(p + SPAN * H + i * PAGE, 2, i);
+    huge_make(p, 2 * SPAN);
+    return p;
+}
+
+static void halves_are(const uint8_t *p, size_t apart) {
+    for (size_t i = 0; i < SPAN * PAGES; i++) {
+        bool other = apart && i % apart == 0;
+        assert_true(page_is(p + i * PAGE, 1, i));
+        assert_true(page_is(p + SPAN * H + i * PAGE, other ? 2 : 1, i));
+    }
+}
+
+static void rig_end(struct engine_rig *r, uint8_t *p) {
+    rig_unmap(r, p, 2 * SPAN * H);
+    sp_engine_free(r->engine);
+}
+
+/* ---- the engine ---- */
+
+static void test_equal_ones_stay_huge(void **state) {
+    struct engine_rig r;
+    uint8_t *p = halves_new(0);
+    rig_init(&r, NULL);
+    rig_add(&r, p, 2 * SPAN * H);
+    assert_true(rig_until(&r, SP_COUNTER_pages_merged, 2 * SPAN * PAGES, UINT64_MAX));
+    assert_int_equal(rig_counter(&r, SP_COUNTER_pages_merged_huge), 2 * SPAN * PAGES);
+    assert_int_equal(rig_counter(&r, SP_COUNTER_pages_shared), SPAN * PAGES);
+    assert_int_equal(huge_windows(p, 2 * SPAN), 2 * SPAN);
+    halves_are(p, 0);
+    /* A write breaks one page of one window. */
+    p[3 * H + 7 * PAGE] ^= 1;
+    assert_true(rig_until(&r, SP_COUNTER_pages_broken, 1, 1));
+    assert_int_equal(huge_windows(p, 2 * SPAN), 2 * SPAN - 1);
+    p[3 * H + 7 * PAGE] ^= 1;
+    halves_are(p, 0);
+    rig_end(&r, p);
+}
+
+static void test_zeros_go_as_a_whole(void **state) {
+    struct engine_rig r;
+    uint8_t *p = huge_new(2 * SPAN);
+    memset(p, 0, 2 * SPAN * H);
+    huge_make(p, 2 * SPAN);
+    rig_init(&r, NULL);
+    rig_add(&r, p, 2 * SPAN * H);
+    assert_true(rig_until(&r, SP_COUNTER_ksm_zero_pages, 2 * SPAN * PAGES, UINT64_MAX));
+    assert_false(page_present(p));
+    rig_end(&r, p);
+}
+
+static void test_split_where_it_is_worth_it(void **state) {
+    struct engine_rig r;
+    uint8_t *p = halves_new(10);
+    rig_init(&r, NULL);
+    rig_add(&r, p, 2 * SPAN * H);
+    size_t twins = SPAN * PAGES - (SPAN * PAGES + 9) / 10;
+    assert_true(rig_until(&r, SP_COUNTER_pages_sharing, twins, twins));
+    halves_are(p, 10);
+    rig_end(&r, p);
+}
+
+static void test_left_where_it_is_not(void **state) {
+    struct engine_rig r;
+    uint8_t *p = halves_new(10);
+    rig_init(&r, NULL);
+    r.settings.v[SP_SETTING_huge_split_percent] = 95;
+    sp_engine_free(r.engine);
+    must(sp_local_link_new(&r.settings, test_index(), &r.link), "local link");
+    must(sp_engine_new(r.link, &r.settings, &r.engine), "engine");
+    rig_add(&r, p, 2 * SPAN * H);
+    assert_true(rig_until(&r, SP_COUNTER_full_scans, 20, UINT64_MAX));
+    assert_int_equal(rig_counter(&r, SP_COUNTER_pages_merged), 0);
+    assert_int_equal(huge_windows(p, 2 * SPAN), 2 * SPAN);
+    halves_are(p, 10);
+    rig_end(&r, p);
+}
+
+/* What is written all the time is not armed, which would split it; when it has come to rest it is shared. */
+static bool rests;
+
+static void *hot_writer(void *arg) {
+    for (uint64_t round = 1; !__atomic_load_n(&rests, __ATOMIC_ACQUIRE); round++)
+        for (size_t i = 0; i < H / 8; i += 64)
+            ((volatile uint64_t *)arg)[i + round % 64] = round;
+    return NULL;
+}
+
+static void test_hot_ones_are_not_armed(void **state) {
+    struct engine_rig r;
+    pthread_t thread;
+    uint8_t *p = halves_new(0);
+    __atomic_store_n(&rests, false, __ATOMIC_RELEASE);
+    assert_int_equal(pthread_create(&thread, NULL, hot_writer, p), 0);
+    rig_init(&r, NULL);
+    rig_add(&r, p, 2 * SPAN * H);
+    assert_true(rig_until(&r, SP_COUNTER_pages_sharing, (SPAN - 1) * PAGES, (SPAN - 1) * PAGES));
+    uint64_t scans = rig_counter(&r, SP_COUNTER_full_scans);
+    assert_true(rig_until(&r, SP_COUNTER_full_scans, scans + 10, UINT64_MAX));
+    assert_true(is_huge(p));
+    __atomic_store_n(&rests, true, __ATOMIC_RELEASE);
+    assert_int_equal(pthread_join(thread, NULL), 0);
+    fill(p, PAGES, 1);
+    assert_true(rig_until(&r, SP_COUNTER_pages_sharing, SPAN * PAGES, SPAN * PAGES));
+    assert_int_equal(huge_windows(p, 2 * SPAN), 2 * SPAN);
+    halves_are(p, 0);
+    rig_end(&r, p);
+}
+
+/* ---- the primitive ---- */
+
+struct whole {
+    uint8_t *window;
+    struct sp_segment segment;
+    void *view;
+    struct sp_batch_run run;
+    struct sp_batch batch;
+};
+
+/* A huge window with content 1 and a chunk of the store with the same. */
+static void whole_open(struct whole *r, bool fork_events) {
+    batch_open(&r->batch, fork_events, &r->segment, &r->view);
+    r->window = huge_new(1);
+    fill(r->window, PAGES, 1);
+    huge_make(r->window, 1);
+    batch_arm(&r->batch, r->window, H);
+    r->batch.base = (uintptr_t)r->window;
+    r->batch.runs = &r->run;
+    r->batch.n = 1;
+    r->batch.whole = true;
+    must(sp_segment_write(&r->segment, 0, r->window), "store");
+    must(sp_segment_huge(&r->segment, 0), "huge store");
+    must(sp_segment_write_many(&r->segment, 0, r->window, PAGES), "store");
+    r->run = (struct sp_batch_run){.pages = PAGES, .expected = r->view, .fd = r->segment.fd_shared};
+}
+
+static void whole_close(struct whole *r) {
+    memory_free(r->window, H);
+    batch_close(&r->batch, &r->segment, r->view);
+}
+
+static unsigned outcomes(const struct whole *r, enum sp_outcome which) {
+    unsigned n = 0;
+    for (unsigned i = 0; i < PAGES; i++)
+        n += r->batch.outcome[i] == which;
+    return n;
+}
+
+static void test_batch_whole(void **state) {
+    struct whole r;
+    whole_open(&r, false);
+    sp_batch_run(&r.batch);
+    assert_int_equal(outcomes(&r, SP_OUTCOME_MERGED), PAGES);
+    assert_true(is_huge(r.window));
+    assert_true(page_of_store(r.window));
+    assert_int_equal(wrong_pages(r.window, PAGES, 1), 0);
+    whole_close(&r);
+}
+
+/* One page was written meanwhile: all of it goes back as it came, and is thawed. Scratch has held small pages
+ * before. */
+static void test_batch_written_meanwhile(void **state) {
+    struct whole r;
+    size_t moved;
+    whole_open(&r, false);
+    uint8_t *small = memory_new(PAGE);
+    page_fill(small, 9, 0);
+    must(sp_uffd_move(r.batch.uffd, r.batch.pagemap, (uintptr_t)r.batch.scratch + PAGE, (uintptr_t)small,
+                      PAGE, &moved),
+         "move");
+    must(sp_advise((uintptr_t)r.batch.scratch + PAGE, PAGE, MADV_DONTNEED), "empty");
+    memory_free(small, PAGE);
+    r.batch.scratch_small = true;
+    page_fill(r.window + 300 * PAGE, 7, 300);
+    sp_batch_run(&r.batch);
+    assert_int_equal(outcomes(&r, SP_OUTCOME_CHANGED), 1);
+    assert_int_equal(outcomes(&r, SP_OUTCOME_KEPT), PAGES - 1);
+    assert_true(is_huge(r.window));
+    assert_false(page_of_store(r.window));
+    assert_int_equal(wrong_pages(r.window, PAGES, 1), 1);
+    assert_true(page_is(r.window + 300 * PAGE, 7, 300));
+    r.window[0] ^= 1; /* sleeps if it is still frozen */
+    whole_close(&r);
+}
+
+static void test_batch_pinned(void **state) {
+    struct io_uring ring;
+    if (io_uring_queue_init(4, &ring, 0) < 0) {
+        print_message("# skipped: no io_uring here\n");
+        return;
+    }
+    struct whole r;
+    whole_open(&r, false);
+    struct iovec part = {r.window + 100 * PAGE, PAGE};
+    assert_int_equal(io_uring_register_buffers(&ring, &part, 1), 0);
+    sp_batch_run(&r.batch);
+    assert_int_equal(outcomes(&r, SP_OUTCOME_BUSY), PAGES);
+    assert_true(is_huge(r.window));
+    r.window[0] ^= 1;
+    r.window[0] ^= 1;
+    assert_int_equal(wrong_pages(r.window, PAGES, 1), 0);
+    io_uring_queue_exit(&ring);
+    whole_close(&r);
+}
+
+/* At vm.max_map_count nothing can be registered: what was huge stays as it is. */
+static int at_the_limit(void *arg) {
+    struct whole r;
+    uint64_t most;
+    must(sp_proc_max_map_count(&most), "limit");
+    if (most > 262144)
+        return 0; /* would take long */
+    whole_open(&r, false);
+    for (;;) { /* every second page of one range: a mapping each */
+        static uint8_t *range;
+        static size_t at;
+        if (!range) {
+            void *p;
+            must(sp_map_new(2 * most * PAGE, PAGE, &p), "map");
+            range = p;
+        }
+        if (at >= 2 * most || sp_protect((uintptr_t)range + at * PAGE, PAGE, PROT_READ))
+            break;
+        at += 2;
+    }
+    sp_batch_run(&r.batch);
+    CHILD_CHECK(outcomes(&r, SP_OUTCOME_MERGED) == PAGES || outcomes(&r, SP_OUTCOME_REFUSED) == PAGES ||
+                outcomes(&r, SP_OUTCOME_CHANGED) + outcomes(&r, SP_OUTCOME_KEPT) == PAGES);
+    CHILD_CHECK(wrong_pages(r.window, PAGES, 1) == 0);
+    r.window[0] ^= 1;
+    return 0;
+}
+
+static void test_mapping_limit(void **state) {
+    assert_int_equal(in_child(at_the_limit, NULL), 0);
+}
+
+/* Children that are made at any moment, by fork and by raw clone, read what their parent reads. */
+static bool ended;
+static const uint8_t *forked_window;
+
+static void *forker(void *arg) {
+    bool raw = arg;
+    unsigned long wrong = 0;
+    while (!__atomic_load_n(&ended, __ATOMIC_ACQUIRE)) {
+        pid_t pid = raw ? (pid_t)syscall(SYS_clone, SIGCHLD, NULL, NULL, NULL, NULL) : fork();
+        if (pid == 0)
+            _exit(wrong_pages(forked_window, PAGES, 1) != 0);
+        int status = 1;
+        while (waitpid(pid, &status, 0) < 0 && errno == EINTR)
+            ;
+        wrong += status != 0;
+    }
+    return (void *)wrong;
+}
+
+static void fork_meanwhile(bool raw) {
+    struct whole r;
+    pthread_t thread;
+    unsigned merged = 0, forks = 0;
+    whole_open(&r, true);
+    forked_window = r.window;
+    __atomic_store_n(&ended, false, __ATOMIC_RELEASE);
+    assert_int_equal(pthread_create(&thread, NULL, forker, (void *)(uintptr_t)raw), 0);
+    for (uint64_t end = sp_now_ns() + SECOND_NS; sp_now_ns() < end;) {
+        (void)sp_batch_forks(r.batch.uffd);
+        r.run.expected = r.view;
+        sp_batch_run(&r.batch);
+        assert_false(r.batch.replaced);
+        forks += (unsigned)r.batch.forks;
+        if (!outcomes(&r, SP_OUTCOME_MERGED))
+            continue;
+        merged++;
+        /* Private and huge again, for the next one: by a copy that is moved into its place. */
+        uint8_t *fresh = huge_new(1);
+        fill(fresh, PAGES, 1);
+        batch_arm(&r.batch, fresh, H);
+        must(sp_remap((uintptr_t)fresh, H, (uintptr_t)r.window), "remap");
+        batch_arm(&r.batch, r.window, H);
+    }
+    __atomic_store_n(&ended, true, __ATOMIC_RELEASE);
+    void *wrong;
+    while (pthread_tryjoin_np(thread, &wrong)) {
+        (void)sp_batch_forks(r.batch.uffd);
+        sp_sleep_ns(100000);
+    }
+    assert_int_equal((uintptr_t)wrong, 0);
+    assert_int_equal(wrong_pages(r.window, PAGES, 1), 0);
+    print_message("# merged %u times, %u children given frozen pages\n", merged, forks);
+    whole_close(&r);
+}
+
+static void test_fork_meanwhile(void **state) {
+    fork_meanwhile(false);
+}
+
+static void test_clone_meanwhile(void **state) {
+    fork_meanwhile(true);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_batch_whole),          cmocka_unit_test(test_batch_written_meanwhile),
+        cmocka_unit_test(test_batch_pinned),         cmocka_unit_test(test_mapping_limit),
+        cmocka_unit_test(test_fork_meanwhile),       cmocka_unit_test(test_clone_meanwhile),
+        cmocka_unit_test(test_equal_ones_stay_huge), cmocka_unit_test(test_hot_ones_are_not_armed),
+        cmocka_unit_test(test_zeros_go_as_a_whole),  cmocka_unit_test(test_split_where_it_is_worth_it),
+        cmocka_unit_test(test_left_where_it_is_not),
+    };
+    require_uffd();
+    watchdog(200);
+    must(sp_pagemap_open(&pagemap), "pagemap");
+    uint8_t *probe = huge_new(1);
+    memset(probe, 1, H);
+    if (sp_advise((uintptr_t)probe, H, MADV_COLLAPSE)) {
+        printf("1..0 # SKIP no huge pages here\n");
+        return 77;
+    }
+    memory_free(probe, H);
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
