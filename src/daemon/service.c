@@ -14,6 +14,8 @@
 
 #define SWEEP_BUCKETS 16384
 #define GUARD_NS      UINT64_C(1000000000)
+/* Families looked at before the clients have their turn. */
+#define LOOKS_TURN 64
 
 /* Of the machine's memory, for the index of one domain. Honest clients, all of whose pages are in it, stay
  * far below, unless there is hardly any memory. */
@@ -124,6 +126,7 @@ static void member_free(struct member *m) {
     if (m->next)
         m->next->previous = m->previous;
     d->by_client[m->client] = NULL;
+    looks_remove(&d->service->looks, m);
     store_writer_gone(&d->store, m->segment);
     d->tokens -= m->family.n;
     family_deinit(&m->family);
@@ -143,7 +146,7 @@ static void domain_free(struct domain *d) {
 
 void service_init(struct service *s, const struct sp_settings *settings, uint64_t tokens_max) {
     uint64_t available, total = 0;
-    *s = (struct service){.settings = *settings, .look_ns = UINT64_MAX};
+    *s = (struct service){.settings = *settings};
     service_settings_changed(s);
     s->tokens_max = tokens_max;
     s->heap_max_bytes = !sp_proc_memory(&available, &total) && total / HEAP_SHARE > HEAP_MIN_BYTES
@@ -186,11 +189,6 @@ uint64_t service_waiting(const struct service *s) {
     return waiting;
 }
 
-static void look_at(struct service *s, const struct member *m) {
-    if (m->family.look_ns < s->look_ns)
-        s->look_ns = m->family.look_ns;
-}
-
 /* Everybody of a family that holds on without its client has gone. */
 static void member_over(struct member *m) {
     struct domain *d = m->domain;
@@ -200,32 +198,24 @@ static void member_over(struct member *m) {
     member_free(m);
 }
 
-/* True: the member is still there. */
-static bool member_look(struct member *m, uint64_t now_ns) {
+static void member_look(struct member *m, uint64_t now_ns) {
     size_t tokens = m->family.n;
     uint64_t done = family_look(&m->family, now_ns);
     m->domain->tokens -= tokens - m->family.n;
     if (m->family.gone && !m->family.n) {
         member_over(m);
-        return false;
+        return;
     }
     if (done)
         sp_domain_release_done(m->domain->index, m->client, done);
-    return true;
+    looks_set(&m->domain->service->looks, m);
 }
 
+/* Some of those that are due, so that clients wait for no more than that. */
 static void families_work(struct service *s, uint64_t now_ns) {
-    if (now_ns < s->look_ns)
-        return;
-    s->look_ns = UINT64_MAX;
-    for (struct domain *d = s->domains; d; d = d->next) {
-        for (struct member *m = d->members, *next; m; m = next) {
-            next = m->next;
-            if (now_ns >= m->family.look_ns && !member_look(m, now_ns))
-                continue;
-            look_at(s, m);
-        }
-    }
+    struct member *m;
+    for (int i = 0; i < LOOKS_TURN && (m = looks_due(&s->looks, now_ns)); i++)
+        member_look(m, now_ns);
 }
 
 /* One step for each domain, so that clients wait for no more than that. True: there is more. */
@@ -273,7 +263,8 @@ uint64_t service_work(struct service *s, uint64_t now_ns) {
     guard_work(s, now_ns);
     if (sweep_work(s))
         return now_ns;
-    return s->look_ns < s->guard_ns ? s->look_ns : s->guard_ns;
+    uint64_t look_ns = looks_next_ns(&s->looks);
+    return look_ns < s->guard_ns ? look_ns : s->guard_ns;
 }
 
 static int by_client_room(struct domain *d, sp_client client) {
@@ -392,8 +383,7 @@ void member_gone(struct member *m, uint64_t now_ns) {
     d->waiting++;
     scans_left(m);
     family_gone(&m->family, now_ns);
-    if (member_look(m, now_ns))
-        look_at(d->service, m);
+    member_look(m, now_ns);
 }
 
 static struct sp_query query_of(const struct sp_wire_query *q) {
@@ -439,8 +429,7 @@ int member_release(struct member *m, const struct sp_wire_release *release, int 
         return error;
     if (tokens_full(d)) {
         m->family.look_ns = now_ns;
-        (void)member_look(m, now_ns);
-        look_at(d->service, m);
+        member_look(m, now_ns);
         /* Too many: the epoch goes on, and ends with a later release. */
         if (tokens_full(d))
             return error;
@@ -448,7 +437,7 @@ int member_release(struct member *m, const struct sp_wire_release *release, int 
     int r = family_next(&m->family, token_fd, now_ns);
     *ret_taken = r == 0;
     d->tokens += r == 0;
-    look_at(d->service, m);
+    looks_set(&d->service->looks, m);
     return error ? error : r;
 }
 

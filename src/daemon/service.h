@@ -14,6 +14,7 @@
 #include "core/domain.h"
 #include "core/fingerprint.h"
 #include "daemon/families.h"
+#include "daemon/looks.h"
 #include "daemon/store.h"
 #include "wire/hints.h"
 #include "wire/message.h"
@@ -38,6 +39,9 @@ struct member {
     uint64_t reported_ns;        /* when that was; 0: not yet */
     struct sp_histogram freezes;
     struct family family;
+    RB_ENTRY(member) looks_link; /* in service.looks, where `looks_in` */
+    uint64_t looks_ns;
+    bool looks_in;
     uint64_t segment;            /* where it publishes at present: store_place */
     struct sp_hint_queue *hints; /* NULL: never had one */
     struct member *hinted_next;  /* in service.hinted */
@@ -78,7 +82,7 @@ struct service {
         heap_max_bytes; /* of each domain, so that one user leaves something for the others */
     struct domain *domains;
     struct member *hinted; /* members whose hints wait to be sent */
-    uint64_t look_ns;      /* when the earliest family is due */
+    struct looks looks;    /* members whose families are to be looked at */
     uint64_t guard_ns;     /* when the exposure is looked at next; UINT64_MAX: no guard */
     bool paused;           /* by the guard */
     bool pause_changed;    /* every client is to be told */
