@@ -370,7 +370,7 @@ void member_gone(struct member *m, uint64_t now_ns) {
     struct domain *d = m->domain;
     domain_note_saved(d);
     counters_keep(d, m);
-    d->zero_pages -= m->counters.v[SP_COUNTER_ksm_zero_pages];
+    sp_counters_subtract(&d->sum, &m->counters);
     hinted_remove(m);
     free(m->hints);
     m->hints = NULL;
@@ -443,15 +443,15 @@ int member_release(struct member *m, const struct sp_wire_release *release, int 
 
 void member_report(struct member *m, const struct sp_wire_report *report, uint64_t now_ns) {
     struct domain *d = m->domain;
-    d->zero_pages -= m->counters.v[SP_COUNTER_ksm_zero_pages];
+    sp_counters_subtract(&d->sum, &m->counters);
     m->counters = report->counters;
     m->reported_ns = now_ns;
+    sp_counters_add(&d->sum, &m->counters);
     m->freezes = report->freezes;
     m->state = report->state;
     bool waiting = m->hints && !sp_hint_queue_empty(m->hints);
     m->settled = report->settled && !waiting && report->hints == m->hints_sent;
     m->settings_obeyed = report->settings_number;
-    d->zero_pages += m->counters.v[SP_COUNTER_ksm_zero_pages];
     scans_reported(m);
     domain_note_saved(d);
 }
@@ -459,7 +459,7 @@ void member_report(struct member *m, const struct sp_wire_report *report, uint64
 void domain_note_saved(struct domain *d) {
     struct sp_counters c = {{0}};
     sp_domain_counters(d->index, &c);
-    c.v[SP_COUNTER_ksm_zero_pages] = d->zero_pages;
+    c.v[SP_COUNTER_ksm_zero_pages] = d->sum.v[SP_COUNTER_ksm_zero_pages];
     uint64_t saved = sp_counters_saved_bytes(&c);
     if (saved > d->saved_peak_bytes)
         d->saved_peak_bytes = saved;
@@ -468,13 +468,14 @@ void domain_note_saved(struct domain *d) {
 void domain_counters(const struct domain *d, struct sp_counters *ret_counters,
                      struct sp_histogram *ret_freezes) {
     struct sp_counters c = {{0}};
-    *ret_freezes = d->gone_freezes;
     sp_counters_add(&c, &d->gone_counters);
-    for (const struct member *m = d->members; m; m = m->next) {
-        sp_counters_add(&c, &m->counters);
-        sp_histogram_merge(ret_freezes, &m->freezes);
-    }
+    sp_counters_add(&c, &d->sum);
     sp_domain_counters(d->index, &c);
     c.v[SP_COUNTER_full_scans] = d->full_scans;
     *ret_counters = c;
+    if (!ret_freezes)
+        return;
+    *ret_freezes = d->gone_freezes;
+    for (const struct member *m = d->members; m; m = m->next)
+        sp_histogram_merge(ret_freezes, &m->freezes);
 }

@@ -65,11 +65,11 @@ struct domain {
     uint64_t connected, waiting; /* how many of each */
     uint64_t tokens;             /* that its families hold on to, a descriptor each */
     uint64_t heap_bytes;         /* of the index */
-    uint64_t zero_pages;         /* sum over the members' last reports */
     uint64_t saved_peak_bytes;
     uint64_t full_scans;              /* see scans.h */
     uint64_t unscanned;               /* connected members that are still to come round for the next one */
     bool any_scanned;                 /* and one has */
+    struct sp_counters sum;           /* over the members' last reports */
     struct sp_counters gone_counters; /* of clients that have gone: the totals, which only grow */
     struct sp_histogram gone_freezes;
     bool sweeping;     /* the index still has entries of clients that have gone */
@@ -124,7 +124,8 @@ void member_publish(struct member *m, const struct sp_wire_publish *p, struct sp
 
 /* Brings the domain's peak up to date. */
 void domain_note_saved(struct domain *d);
-/* All counters of the domain: its own, its clients' sum, the totals of those that have gone. */
+/* All counters of the domain: its own, its clients' sum, the totals of those that have gone. Freeze times
+ * only where asked for: that means going through all clients. */
 void domain_counters(const struct domain *d, struct sp_counters *ret_counters,
                      struct sp_histogram *ret_freezes);
 
