@@ -193,6 +193,7 @@ uint64_t service_waiting(const struct service *s) {
 static void member_over(struct member *m) {
     struct domain *d = m->domain;
     sp_domain_client_remove(d->index, m->client);
+    d->service->sweeping += !d->sweeping;
     d->sweeping = true;
     d->waiting--;
     member_free(m);
@@ -220,13 +221,13 @@ static void families_work(struct service *s, uint64_t now_ns) {
 
 /* One step for each domain, so that clients wait for no more than that. True: there is more. */
 static bool sweep_work(struct service *s) {
-    bool more = false;
-    for (struct domain *d = s->domains; d; d = d->next) {
-        if (d->sweeping)
-            d->sweeping = sp_domain_sweep(d->index, SWEEP_BUCKETS);
-        more |= d->sweeping;
+    for (struct domain *d = s->domains; d && s->sweeping; d = d->next) {
+        if (!d->sweeping)
+            continue;
+        d->sweeping = sp_domain_sweep(d->index, SWEEP_BUCKETS);
+        s->sweeping -= !d->sweeping;
     }
-    return more;
+    return s->sweeping != 0;
 }
 
 static bool exposure_too_high(const struct service *s) {
@@ -332,6 +333,7 @@ int member_new(struct domain *d, const struct sp_wire_hello *hello, pid_t pid, i
         m->next->previous = m;
     d->members = m;
     d->connected++;
+    d->service->shares_ns = 0;
     d->tokens++;
     scans_joined(m);
     *ret_member = m;
@@ -380,6 +382,7 @@ void member_gone(struct member *m, uint64_t now_ns) {
     memset(&m->counters, 0, sizeof m->counters);
     memset(&m->freezes, 0, sizeof m->freezes);
     d->connected--;
+    d->service->shares_ns = 0;
     d->waiting++;
     scans_left(m);
     family_gone(&m->family, now_ns);

@@ -86,6 +86,8 @@ struct service {
     uint64_t guard_ns;     /* when the exposure is looked at next; UINT64_MAX: no guard */
     bool paused;           /* by the guard */
     bool pause_changed;    /* every client is to be told */
+    uint64_t sweeping;     /* domains that are */
+    uint64_t shares_ns; /* when control.c looks at the domains' shares; 0: at once, somebody came or went */
 };
 
 /* `tokens_max`: of each domain. */
