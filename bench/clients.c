@@ -66,7 +66,7 @@ static void phase_end(const struct phase *p, uint64_t each, const char *unit) {
                (double)sp_histogram_percentile(&crowd.latency, 99) / 1e3, (double)crowd.latency.max_ns / 1e3);
     if (each)
         printf(", \"cpu_us_per_%s\": %.4f", unit, cpu / 1e3 / (double)each);
-    printf("}\n");
+    printf(", \"daemon_rss_mib\": %.1f}\n", crowd_daemon_rss_mib(&crowd));
     (void)fflush(stdout);
 }
 
@@ -103,7 +103,7 @@ static bool ask_own(size_t index) {
 }
 
 static void report(size_t index) {
-    struct sp_wire_report m = {.state = 1, .hints = (uint32_t)crowd.clients[index].hints};
+    struct sp_wire_report m = {.state = 1, .settled = 1, .hints = (uint32_t)crowd.clients[index].hints};
     memset(&m.counters, 0, sizeof m.counters);
     m.counters.v[SP_COUNTER_resident_pages] = index;
     (void)crowd_send(&crowd, &crowd.clients[index], SP_WIRE_REPORT, &m, sizeof m, NULL, 0, -1);
@@ -134,26 +134,27 @@ static void contents_make(uint64_t number) {
     }
 }
 
-static void ask_contents(struct crowd_client *client, uint64_t window, enum sp_answer_kind expected) {
+static void ask_contents(struct crowd_client *client, uint64_t window, size_t n,
+                         enum sp_answer_kind expected) {
     struct queries q;
-    q.head.n = SP_WINDOW_PAGES;
+    q.head.n = (uint32_t)n;
     q.head.guessed_wrong = 0;
-    for (size_t i = 0; i < SP_WINDOW_PAGES; i++)
+    for (size_t i = 0; i < n; i++)
         q.query[i] = (struct sp_wire_query){.page = window * SP_WINDOW_PAGES + i,
                                             .fp = sp_probe(&crowd.key, contents[i]).v};
-    if (!crowd_send(&crowd, client, SP_WIRE_ASK, &q, sizeof q, NULL, 0, -1))
+    if (!crowd_send(&crowd, client, SP_WIRE_ASK, &q, sizeof q.head + n * sizeof q.query[0], NULL, 0, -1))
         crowd_fail("no room for a question");
     crowd_wait(&crowd);
-    if (kinds[expected] != SP_WINDOW_PAGES)
+    if (kinds[expected] != n)
         crowd_fail("%u answers instead of all are of kind %d", kinds[expected], expected);
 }
 
-static void publish_contents(struct crowd_client *client, uint64_t window) {
+static void publish_contents(struct crowd_client *client, uint64_t window, size_t n) {
     struct {
         struct sp_wire_publish head;
         struct sp_wire_item item[SP_WIRE_PUBLISH_MAX];
     } m;
-    for (size_t at = 0; at < SP_WINDOW_PAGES; at += SP_WIRE_PUBLISH_MAX) {
+    for (size_t at = 0; at < n; at += SP_WIRE_PUBLISH_MAX) {
         m.head.n = m.head.contents = SP_WIRE_PUBLISH_MAX;
         for (size_t i = 0; i < SP_WIRE_PUBLISH_MAX; i++)
             m.item[i] = (struct sp_wire_item){.page = window * SP_WINDOW_PAGES + at + i,
@@ -168,13 +169,13 @@ static void publish_contents(struct crowd_client *client, uint64_t window) {
     }
 }
 
-/* Two clients come to share a window. */
-static void share_window(struct crowd_client *a, struct crowd_client *b, uint64_t window) {
+/* Two clients come to share `n` pages of a window, a multiple of SP_WIRE_PUBLISH_MAX. */
+static void share_window(struct crowd_client *a, struct crowd_client *b, uint64_t window, size_t n) {
     contents_make(window);
-    ask_contents(a, window, SP_ANSWER_UNKNOWN);
-    ask_contents(b, window, SP_ANSWER_SEND);
-    publish_contents(b, window);
-    ask_contents(a, window, SP_ANSWER_SHARE);
+    ask_contents(a, window, n, SP_ANSWER_UNKNOWN);
+    ask_contents(b, window, n, SP_ANSWER_SEND);
+    publish_contents(b, window, n);
+    ask_contents(a, window, n, SP_ANSWER_SHARE);
 }
 
 /* `keep`: the token of the epoch that ends stays mapped, as by a child that lives on. */
@@ -206,31 +207,34 @@ static bool release_one(size_t index, uint64_t store, bool keep) {
 /* ---- phases ---- */
 
 static void phase_join(const char *socket, size_t n) {
-    uint64_t began_ns = sp_now_ns(), slab_kib = crowd_meminfo("Slab");
+    uint64_t began_ns = sp_now_ns(), slab_kib = crowd_meminfo_kib("Slab");
     crowd_join(&crowd, socket, n);
     struct phase p = {"join", began_ns, 0, 0};
     phase_end(&p, n, "client");
     printf("{\"phase\": \"kernel\", \"clients\": %zu, \"slab_kib_per_client\": %.2f}\n", n,
-           ((double)crowd_meminfo("Slab") - (double)slab_kib) / (double)n);
+           ((double)crowd_meminfo_kib("Slab") - (double)slab_kib) / (double)n);
 }
 
 static void phase_publish(void) {
     struct phase p = phase_begin("publish");
-    size_t windows = PUBLISHED_PAGES / SP_WINDOW_PAGES;
+    size_t pairs = crowd.n / 2, each = PUBLISHED_PAGES / pairs / SP_WIRE_PUBLISH_MAX * SP_WIRE_PUBLISH_MAX;
+    if (each > SP_WINDOW_PAGES)
+        each = SP_WINDOW_PAGES;
+    size_t windows = PUBLISHED_PAGES / each;
     for (size_t i = 0; i < windows; i++) {
-        size_t pair = i % (crowd.n / 2);
-        share_window(&crowd.clients[2 * pair], &crowd.clients[2 * pair + 1], WINDOW_PUBLISHED + i);
+        size_t pair = i % pairs;
+        share_window(&crowd.clients[2 * pair], &crowd.clients[2 * pair + 1], WINDOW_PUBLISHED + i, each);
     }
-    phase_end(&p, windows * SP_WINDOW_PAGES, "page");
+    phase_end(&p, windows * each, "page");
 }
 
 static uint64_t common_first; /* in the store */
 
 static void phase_share(void) {
-    share_window(&crowd.clients[0], &crowd.clients[1], WINDOW_COMMON);
+    share_window(&crowd.clients[0], &crowd.clients[1], WINDOW_COMMON, SP_WINDOW_PAGES);
     struct phase p = phase_begin("share");
     for (size_t i = 2; i < crowd.n; i++)
-        ask_contents(&crowd.clients[i], WINDOW_COMMON, SP_ANSWER_SHARE);
+        ask_contents(&crowd.clients[i], WINDOW_COMMON, SP_WINDOW_PAGES, SP_ANSWER_SHARE);
     common_first = answers[0].store;
     phase_end(&p, (crowd.n - 2) * SP_WINDOW_PAGES, "page");
 }

@@ -184,14 +184,25 @@ uint64_t crowd_daemon_ns(const struct crowd *c) {
     return (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
 }
 
-uint64_t crowd_meminfo(const char *field) {
+/* The number behind "FIELD:" in a file of lines. */
+static uint64_t field_of(const char *path, const char *field) {
     char line[128];
     unsigned long long value = 0;
-    FILE *f = fopen("/proc/meminfo", "re");
+    FILE *f = fopen(path, "re");
     while (f && fgets(line, sizeof line, f))
         if (!strncmp(line, field, strlen(field)) && line[strlen(field)] == ':')
             value = strtoull(line + strlen(field) + 1, NULL, 10);
     if (f)
         fclose(f);
     return value;
+}
+
+double crowd_daemon_rss_mib(const struct crowd *c) {
+    char path[32];
+    snprintf(path, sizeof path, "/proc/%d/status", (int)c->daemon);
+    return (double)field_of(path, "VmRSS") / 1024;
+}
+
+uint64_t crowd_meminfo_kib(const char *field) {
+    return field_of("/proc/meminfo", field);
 }

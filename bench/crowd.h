@@ -64,8 +64,10 @@ void crowd_wait(struct crowd *c);
 
 /* CPU time of the daemon so far. */
 uint64_t crowd_daemon_ns(const struct crowd *c);
+/* Its memory. */
+double crowd_daemon_rss_mib(const struct crowd *c);
 /* A field of /proc/meminfo, KiB. */
-uint64_t crowd_meminfo(const char *field);
+uint64_t crowd_meminfo_kib(const char *field);
 
 __attribute__((noreturn, format(printf, 1, 2))) void crowd_fail(const char *format, ...);
 
