@@ -9,6 +9,7 @@
 #include "daemon/log.h"
 #include "daemon/scans.h"
 #include "merge/engine.h"
+#include "os/mapping.h"
 #include "os/proc.h"
 #include "os/thread.h"
 
@@ -49,10 +50,21 @@ static void on_punch(void *ctx, sp_store_page first, uint64_t n) {
                    (unsigned long long)n, strerror(-r));
 }
 
+#define HINTS_BYTES ((sizeof(struct sp_hint_queue) + SP_PAGE_SIZE - 1) / SP_PAGE_SIZE * SP_PAGE_SIZE)
+
+/* A mapping of its own: only what is used of it takes memory, which a heap would not promise, and all of that
+ * is given back. */
 static struct sp_hint_queue *member_hints(struct member *m) {
-    if (!m->hints)
-        m->hints = calloc(1, sizeof *m->hints);
+    void *memory;
+    if (!m->hints && !sp_map_new(HINTS_BYTES, SP_PAGE_SIZE, &memory))
+        m->hints = memory;
     return m->hints;
+}
+
+static void hints_free(struct member *m) {
+    if (m->hints)
+        (void)!sp_unmap(m->hints, HINTS_BYTES);
+    m->hints = NULL;
 }
 
 /* The index tells: the page is worth asking about again. */
@@ -130,7 +142,7 @@ static void member_free(struct member *m) {
     store_writer_gone(&d->store, m->segment);
     d->tokens -= m->family.n;
     family_deinit(&m->family);
-    free(m->hints);
+    hints_free(m);
     free(m);
 }
 
@@ -374,8 +386,7 @@ void member_gone(struct member *m, uint64_t now_ns) {
     counters_keep(d, m);
     sp_counters_subtract(&d->sum, &m->counters);
     hinted_remove(m);
-    free(m->hints);
-    m->hints = NULL;
+    hints_free(m);
     m->session = NULL;
     if (!sp_engine_state_is_end(m->state)) /* or it is to be seen why it is merged no more */
         m->state = SP_WIRE_STATE_FAMILY;
@@ -454,6 +465,8 @@ void member_report(struct member *m, const struct sp_wire_report *report, uint64
     m->state = report->state;
     bool waiting = m->hints && !sp_hint_queue_empty(m->hints);
     m->settled = report->settled && !waiting && report->hints == m->hints_sent;
+    if (m->settled) /* none will come soon */
+        hints_free(m);
     m->settings_obeyed = report->settings_number;
     scans_reported(m);
     domain_note_saved(d);

@@ -43,7 +43,7 @@ struct member {
     uint64_t looks_ns;
     bool looks_in;
     uint64_t segment;            /* where it publishes at present: store_place */
-    struct sp_hint_queue *hints; /* NULL: never had one */
+    struct sp_hint_queue *hints; /* NULL: none waits */
     struct member *hinted_next;  /* in service.hinted */
     bool hinted;
 };
