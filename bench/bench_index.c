@@ -213,12 +213,22 @@ static bool measure(uint64_t pages) {
     return worst <= BYTES_WANTED && resident <= BYTES_WANTED;
 }
 
-int main(int argc, char **argv) {
-    char *end = NULL;
+/* 0: it is no number, or too small. */
+static unsigned long long pages_of(const char *text) {
+    char *end;
     errno = 0;
-    unsigned long long max = argc > 1 ? strtoull(argv[1], &end, 10) : 100000000;
-    if (argc > 2 || (argc > 1 && (end == argv[1] || *end != '\0' || errno != 0 || max < 1000))) {
-        fprintf(stderr, "usage: bench_index [MAX_PAGES]   (at least 1000; default 100000000)\n");
+    unsigned long long pages = strtoull(text, &end, 10);
+    return end == text || *end != '\0' || errno != 0 || pages < 1000 ? 0 : pages;
+}
+
+int main(int argc, char **argv) {
+    unsigned long long max = argc > 1 ? pages_of(argv[1]) : 100000000, pages = max < 1000000 ? max : 1000000;
+    if (argc > 2)
+        pages = pages_of(argv[2]);
+    if (argc > 3 || !max || !pages || pages > max) {
+        fprintf(
+            stderr,
+            "usage: bench_index [MAX_PAGES [FIRST]]   (at least 1000; default 100000000, from 1000000 on)\n");
         return 2;
     }
     struct utsname u;
@@ -226,9 +236,9 @@ int main(int argc, char **argv) {
         printf("%s %s %s, %ld processors\n", u.sysname, u.release, u.machine, sysconf(_SC_NPROCESSORS_ONLN));
     printf("            |    bytes for each page  |          ns for each page\n"
            "      pages | counted   worst     RSS | insert  again   miss | publish  share release\n");
-    bool good = true;
-    for (unsigned long long pages = max < 1000000 ? max : 1000000; pages <= max; pages *= 10)
-        good = measure(pages); /* the largest size decides: small ones feel malloc's rounding */
+    bool good = true; /* the largest size decides: small ones feel malloc's rounding */
+    for (unsigned long long last = 0; last<max; pages = pages> max / 10 ? max : 10 * pages)
+        good = measure(last = pages);
     printf("at most %.0f bytes for each page of the largest, while growing and resident: %s\n", BYTES_WANTED,
            good ? "yes" : "NO");
     return good ? 0 : 1;
