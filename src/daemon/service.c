@@ -17,6 +17,8 @@
 #define GUARD_NS      UINT64_C(1000000000)
 /* Families looked at before the clients have their turn. */
 #define LOOKS_TURN 64
+/* Time for giving store pages back before the clients have their turn; one range takes what it takes. */
+#define PUNCH_TURN_NS UINT64_C(200000)
 
 /* Of the machine's memory, for the index of one domain. Honest clients, all of whose pages are in it, stay
  * far below, unless there is hardly any memory. */
@@ -41,13 +43,18 @@ static void heap_put(void *ctx, void *memory, size_t bytes) {
     free(memory);
 }
 
-/* The index tells: memory can be given back. */
-static void on_punch(void *ctx, sp_store_page first, uint64_t n) {
-    struct domain *d = ctx;
+static void punch_now(struct domain *d, sp_store_page first, uint64_t n) {
     int r = store_punch(&d->store, first, n);
     if (r)
         log_client("giving %llu pages of the store back failed: %s; their memory stays taken",
                    (unsigned long long)n, strerror(-r));
+}
+
+/* The index tells: memory can be given back. */
+static void on_punch(void *ctx, sp_store_page first, uint64_t n) {
+    struct domain *d = ctx;
+    if (punches_add(&d->service->punches, d, first, n, sp_now_ns()))
+        punch_now(d, first, n);
 }
 
 #define HINTS_BYTES ((sizeof(struct sp_hint_queue) + SP_PAGE_SIZE - 1) / SP_PAGE_SIZE * SP_PAGE_SIZE)
@@ -172,6 +179,7 @@ void service_deinit(struct service *s) {
         s->domains = d->next;
         domain_free(d);
     }
+    punches_deinit(&s->punches);
 }
 
 struct domain *service_domain_find(struct service *s, uid_t uid) {
@@ -242,6 +250,17 @@ static bool sweep_work(struct service *s) {
     return s->sweeping != 0;
 }
 
+/* What a turn has time for. True: there is more. */
+static bool punch_work(struct service *s, uint64_t now_ns) {
+    struct punch p;
+    while (punches_take(&s->punches, now_ns, &p)) {
+        punch_now(p.owner, (sp_store_page){p.first}, p.n);
+        if (sp_now_ns() - now_ns >= PUNCH_TURN_NS)
+            break;
+    }
+    return punches_next_ns(&s->punches) <= now_ns;
+}
+
 static bool exposure_too_high(const struct service *s) {
     uint64_t available, total, exposure = 0;
     if (sp_proc_memory(&available, &total))
@@ -271,13 +290,18 @@ static void guard_work(struct service *s, uint64_t now_ns) {
         domain_limit(d);
 }
 
+static uint64_t earliest(uint64_t a, uint64_t b) {
+    return a < b ? a : b;
+}
+
 uint64_t service_work(struct service *s, uint64_t now_ns) {
     families_work(s, now_ns);
     guard_work(s, now_ns);
-    if (sweep_work(s))
+    bool more = punch_work(s, now_ns);
+    more |= sweep_work(s);
+    if (more)
         return now_ns;
-    uint64_t look_ns = looks_next_ns(&s->looks);
-    return look_ns < s->guard_ns ? look_ns : s->guard_ns;
+    return earliest(earliest(looks_next_ns(&s->looks), s->guard_ns), punches_next_ns(&s->punches));
 }
 
 static int by_client_room(struct domain *d, sp_client client) {

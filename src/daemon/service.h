@@ -15,6 +15,7 @@
 #include "core/fingerprint.h"
 #include "daemon/families.h"
 #include "daemon/looks.h"
+#include "daemon/punches.h"
 #include "daemon/store.h"
 #include "wire/hints.h"
 #include "wire/message.h"
@@ -81,12 +82,13 @@ struct service {
     uint64_t tokens_max,
         heap_max_bytes; /* of each domain, so that one user leaves something for the others */
     struct domain *domains;
-    struct member *hinted; /* members whose hints wait to be sent */
-    struct looks looks;    /* members whose families are to be looked at */
-    uint64_t guard_ns;     /* when the exposure is looked at next; UINT64_MAX: no guard */
-    bool paused;           /* by the guard */
-    bool pause_changed;    /* every client is to be told */
-    uint64_t sweeping;     /* domains that are */
+    struct member *hinted;  /* members whose hints wait to be sent */
+    struct looks looks;     /* members whose families are to be looked at */
+    uint64_t guard_ns;      /* when the exposure is looked at next; UINT64_MAX: no guard */
+    bool paused;            /* by the guard */
+    bool pause_changed;     /* every client is to be told */
+    uint64_t sweeping;      /* domains that are */
+    struct punches punches; /* whose owners are domains */
     uint64_t shares_ns; /* when control.c looks at the domains' shares; 0: at once, somebody came or went */
 };
 
