@@ -2,7 +2,7 @@
 /*
  * What the index of a domain costs: memory for each candidate page (as counted by its allocator, the worst
  * moment while it grew, and what the process really holds) and time for each question, with 1, 10 and 100
- * million synthetic pages. Usage: bench_index [MAX_PAGES]
+ * million synthetic pages, or as many as are asked for. Usage: bench_index [MAX_PAGES [FIRST]]
  *
  *   insert   a page nobody knows is remembered (at random places of the index, as keyed fingerprints are)
  *   again    a page that is remembered is asked about again
@@ -25,6 +25,8 @@
 #define BATCH        512
 #define LARGE_BYTES  (64 * 1024)
 #define BYTES_WANTED 24.0
+/* All pages are put in; of more than so many, so many are asked about, as their places are random. */
+#define ASKED_MAX UINT64_C(20000000)
 
 /* Large blocks straight from the kernel, so that freed ones go back to it. */
 struct memory {
@@ -196,12 +198,13 @@ static bool measure(uint64_t pages) {
     double counted = (double)m.bytes / (double)pages;
     double resident = (double)(rss_bytes() - rss) / (double)pages;
     double worst = m.worst;
-    double again = ask_all(&r, first, pages, SP_ANSWER_UNKNOWN, NULL);
-    double miss = miss_all(&r, first, pages);
-    double publish = publish_all(&r, second, pages / 10);
-    double share = ask_all(&r, third, pages / 10, SP_ANSWER_SHARE, NULL);
+    uint64_t asked = pages < ASKED_MAX ? pages : ASKED_MAX, shared = asked / 10;
+    double again = ask_all(&r, first, asked, SP_ANSWER_UNKNOWN, NULL);
+    double miss = miss_all(&r, first, asked);
+    double publish = publish_all(&r, second, shared);
+    double share = ask_all(&r, third, shared, SP_ANSWER_SHARE, NULL);
     sp_domain_release_done(r.d, third, 1);
-    double release = release_all(&r, third, pages / 10);
+    double release = release_all(&r, third, shared);
     printf("%11" PRIu64 " | %7.2f %7.2f %7.2f | %6.0f %6.0f %6.0f | %7.0f %6.0f %7.0f\n", pages, counted,
            worst, resident, insert, again, miss, publish, share, release);
     (void)fflush(stdout);

@@ -11,11 +11,12 @@
  *   apart    the same of a memfd that nobody else maps
  *   fault    reading a page (MADV_POPULATE_READ of 512)
  *   copy     writing to a page
- *   punch    giving back a page that is in the page tables of all of them (which never happens: references,
- * I2) beside   giving back a page in the half that nobody maps between  giving back a page within all their
- * mappings, of which none has it in its page tables any more, as all have written to theirs: this happens 2
- * map    as map, while another process does the same all the time: they meet at the inode's lock 2 apart
- * while another does it on the other memfd
+ *   punch    giving back a page that is in the page tables of all (never so: references, I2)
+ *   beside   giving back a page in the half that nobody maps
+ *   between  giving back a page that all have written to, within all their mappings: this happens
+ *   range    giving back 32 of these as one range, for each page
+ *   2 map    as map, while another process does the same: they meet at the inode's lock
+ *   2 apart  as map, while another process does the same on the other memfd
  */
 #include <fcntl.h>
 #include <signal.h>
@@ -34,7 +35,7 @@
 #define WINDOW_BYTES ((size_t)2 << 20)
 #define STORE_BYTES  ((size_t)64 << 20)
 #define MAPPED_BYTES (STORE_BYTES / 2)
-#define WRITTEN      16 /* pages at the beginning that every process has written to */
+#define WRITTEN      64 /* pages at the beginning that every process has written to */
 #define TIMES        400
 
 static int store, other;
@@ -132,11 +133,12 @@ static void time_faults(double *ret_read, double *ret_write) {
     unmap(p, WINDOW_BYTES);
 }
 
-static double time_punch(size_t first, size_t n) {
+/* `n` pages, `at_once` in one call. */
+static double time_punch(size_t first, size_t n, size_t at_once) {
     double start = now_ns();
-    for (size_t i = 0; i < n; i++)
+    for (size_t i = 0; i < n; i += at_once)
         if (fallocate(store, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)((first + i) * PAGE_BYTES),
-                      (off_t)PAGE_BYTES))
+                      (off_t)(at_once * PAGE_BYTES)))
             fail("punching");
     return (now_ns() - start) / (double)n;
 }
@@ -158,9 +160,10 @@ static void measure(size_t processes) {
             fail("a process");
     time_faults(&fault, &copy);
     printf("%9zu | %7.0f %7.0f %7.0f %7.0f", processes, time_map(store), time_map(other), fault, copy);
-    printf(" | %8.0f", time_punch(2048, 64));
-    printf(" %8.0f", time_punch(STORE_BYTES / PAGE_BYTES - 64, 64));
-    printf(" %8.0f", time_punch(0, WRITTEN));
+    printf(" | %8.0f", time_punch(2048, 64, 1));
+    printf(" %8.0f", time_punch(STORE_BYTES / PAGE_BYTES - 64, 64, 1));
+    printf(" %8.0f", time_punch(0, WRITTEN / 2, 1));
+    printf(" %8.0f", time_punch(WRITTEN / 2, WRITTEN / 2, WRITTEN / 2));
     printf(" | %7.0f %7.0f\n", time_map_beside(store, store), time_map_beside(store, other));
     (void)fflush(stdout);
     for (size_t i = 0; i < processes; i++)
@@ -175,7 +178,8 @@ static void measure(size_t processes) {
 }
 
 int main(int argc, char **argv) {
-    printf("processes |     map   apart   fault    copy |    punch   beside  between |   2 map 2 apart\n");
+    printf("processes |     map   apart   fault    copy |    punch   beside  between    range |   2 map 2 "
+           "apart\n");
     if (argc < 2)
         for (size_t n = 1; n <= 1000; n *= 10)
             measure(n);
