@@ -81,20 +81,22 @@ static uint64_t made_up(uint64_t i) {
     return x ? x : 2;
 }
 
-struct queries {
+union queries {
     struct sp_wire_queries head;
-    struct sp_wire_query query[SP_WIRE_QUERIES_MAX];
+    _Alignas(
+        8) uint8_t room[sizeof(struct sp_wire_queries) + SP_WIRE_QUERIES_MAX * sizeof(struct sp_wire_query)];
 };
 
 /* Questions about pages of a window, which nobody has asked about unless `seed` is the same. */
 static bool ask_made_up(struct crowd_client *client, uint64_t window, size_t n, uint64_t seed) {
-    struct queries q;
+    union queries q;
     q.head.n = (uint32_t)n;
     q.head.guessed_wrong = 0;
     for (size_t i = 0; i < n; i++)
-        q.query[i] = (struct sp_wire_query){.page = window * SP_WINDOW_PAGES + i,
-                                            .fp = made_up(seed * SP_WINDOW_PAGES + i)};
-    return crowd_send(&crowd, client, SP_WIRE_ASK, &q, sizeof q.head + n * sizeof q.query[0], NULL, 0, -1);
+        q.head.query[i] = (struct sp_wire_query){.page = window * SP_WINDOW_PAGES + i,
+                                                 .fp = made_up(seed * SP_WINDOW_PAGES + i)};
+    return crowd_send(&crowd, client, SP_WIRE_ASK, &q, sizeof q.head + n * sizeof q.head.query[0], NULL, 0,
+                      -1);
 }
 
 /* The pages that client `index` has and nobody else, asked about again and again. */
@@ -136,13 +138,13 @@ static void contents_make(uint64_t number) {
 
 static void ask_contents(struct crowd_client *client, uint64_t window, size_t n,
                          enum sp_answer_kind expected) {
-    struct queries q;
+    union queries q;
     q.head.n = (uint32_t)n;
     q.head.guessed_wrong = 0;
     for (size_t i = 0; i < n; i++)
-        q.query[i] = (struct sp_wire_query){.page = window * SP_WINDOW_PAGES + i,
-                                            .fp = sp_probe(&crowd.key, contents[i]).v};
-    if (!crowd_send(&crowd, client, SP_WIRE_ASK, &q, sizeof q.head + n * sizeof q.query[0], NULL, 0, -1))
+        q.head.query[i] = (struct sp_wire_query){.page = window * SP_WINDOW_PAGES + i,
+                                                 .fp = sp_probe(&crowd.key, contents[i]).v};
+    if (!crowd_send(&crowd, client, SP_WIRE_ASK, &q, sizeof q.head + n * sizeof q.head.query[0], NULL, 0, -1))
         crowd_fail("no room for a question");
     crowd_wait(&crowd);
     if (kinds[expected] != n)
@@ -150,16 +152,17 @@ static void ask_contents(struct crowd_client *client, uint64_t window, size_t n,
 }
 
 static void publish_contents(struct crowd_client *client, uint64_t window, size_t n) {
-    struct {
+    union {
         struct sp_wire_publish head;
-        struct sp_wire_item item[SP_WIRE_PUBLISH_MAX];
+        _Alignas(8)
+            uint8_t room[sizeof(struct sp_wire_publish) + SP_WIRE_PUBLISH_MAX * sizeof(struct sp_wire_item)];
     } m;
     for (size_t at = 0; at < n; at += SP_WIRE_PUBLISH_MAX) {
         m.head.n = m.head.contents = SP_WIRE_PUBLISH_MAX;
         for (size_t i = 0; i < SP_WIRE_PUBLISH_MAX; i++)
-            m.item[i] = (struct sp_wire_item){.page = window * SP_WINDOW_PAGES + at + i,
-                                              .fp = sp_probe(&crowd.key, contents[at + i]).v,
-                                              .flags = SP_WIRE_ITEM_CONTENT};
+            m.head.item[i] = (struct sp_wire_item){.page = window * SP_WINDOW_PAGES + at + i,
+                                                   .fp = sp_probe(&crowd.key, contents[at + i]).v,
+                                                   .flags = SP_WIRE_ITEM_CONTENT};
         if (!crowd_send(&crowd, client, SP_WIRE_PUBLISH, &m, sizeof m, contents[at],
                         SP_WIRE_PUBLISH_MAX * SP_PAGE_SIZE, -1))
             crowd_fail("no room for contents");
@@ -181,10 +184,11 @@ static void share_window(struct crowd_client *a, struct crowd_client *b, uint64_
 /* `keep`: the token of the epoch that ends stays mapped, as by a child that lives on. */
 static bool release_one(size_t index, uint64_t store, bool keep) {
     struct crowd_client *client = &crowd.clients[index];
-    struct {
+    union {
         struct sp_wire_release head;
-        struct sp_wire_run run;
-    } m = {.head = {.epoch = client->epoch, .n = 1}, .run = {store, 1}};
+        _Alignas(8) uint8_t room[sizeof(struct sp_wire_release) + sizeof(struct sp_wire_run)];
+    } m = {.head = {.epoch = client->epoch, .n = 1}};
+    m.head.run[0] = (struct sp_wire_run){store, 1};
     void *token;
     int token_fd;
     if (client->under_way)

@@ -39,10 +39,11 @@ static int teardown(void **state) {
 
 /* A question about one page. */
 static void ask_one(int fd, uint32_t sequence, uint64_t page, uint64_t fp) {
-    struct {
+    union {
         struct sp_wire_queries head;
-        struct sp_wire_query query;
-    } m = {.head = {.n = 1}, .query = {.page = page, .fp = fp}};
+        _Alignas(8) uint8_t room[sizeof(struct sp_wire_queries) + sizeof(struct sp_wire_query)];
+    } m = {.head = {.n = 1}};
+    m.head.query[0] = (struct sp_wire_query){.page = page, .fp = fp};
     sp_wire_header_init(&m.head.header, SP_WIRE_ASK, sizeof m, sequence);
     assert_int_equal(raw_send(fd, &m, sizeof m, -1), 0);
 }
