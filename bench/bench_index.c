@@ -2,7 +2,7 @@
 /*
  * What the index of a domain costs: memory for each candidate page (as counted by its allocator, the worst
  * moment while it grew, and what the process really holds) and time for each question, with 1, 10 and 100
- * million synthetic pages. Usage: bench_index [MAX_PAGES]
+ * million synthetic pages, or as many as are asked for. Usage: bench_index [MAX_PAGES [FIRST]]
  *
  *   insert   a page nobody knows is remembered (at random places of the index, as keyed fingerprints are)
  *   again    a page that is remembered is asked about again
@@ -25,6 +25,8 @@
 #define BATCH        512
 #define LARGE_BYTES  (64 * 1024)
 #define BYTES_WANTED 24.0
+/* All pages are put in; of more than so many, so many are asked about, as their places are random. */
+#define ASKED_MAX UINT64_C(20000000)
 
 /* Large blocks straight from the kernel, so that freed ones go back to it. */
 struct memory {
@@ -196,12 +198,13 @@ static bool measure(uint64_t pages) {
     double counted = (double)m.bytes / (double)pages;
     double resident = (double)(rss_bytes() - rss) / (double)pages;
     double worst = m.worst;
-    double again = ask_all(&r, first, pages, SP_ANSWER_UNKNOWN, NULL);
-    double miss = miss_all(&r, first, pages);
-    double publish = publish_all(&r, second, pages / 10);
-    double share = ask_all(&r, third, pages / 10, SP_ANSWER_SHARE, NULL);
+    uint64_t asked = pages < ASKED_MAX ? pages : ASKED_MAX, shared = asked / 10;
+    double again = ask_all(&r, first, asked, SP_ANSWER_UNKNOWN, NULL);
+    double miss = miss_all(&r, first, asked);
+    double publish = publish_all(&r, second, shared);
+    double share = ask_all(&r, third, shared, SP_ANSWER_SHARE, NULL);
     sp_domain_release_done(r.d, third, 1);
-    double release = release_all(&r, third, pages / 10);
+    double release = release_all(&r, third, shared);
     printf("%11" PRIu64 " | %7.2f %7.2f %7.2f | %6.0f %6.0f %6.0f | %7.0f %6.0f %7.0f\n", pages, counted,
            worst, resident, insert, again, miss, publish, share, release);
     (void)fflush(stdout);
@@ -213,12 +216,22 @@ static bool measure(uint64_t pages) {
     return worst <= BYTES_WANTED && resident <= BYTES_WANTED;
 }
 
-int main(int argc, char **argv) {
-    char *end = NULL;
+/* 0: it is no number, or too small. */
+static unsigned long long pages_of(const char *text) {
+    char *end;
     errno = 0;
-    unsigned long long max = argc > 1 ? strtoull(argv[1], &end, 10) : 100000000;
-    if (argc > 2 || (argc > 1 && (end == argv[1] || *end != '\0' || errno != 0 || max < 1000))) {
-        fprintf(stderr, "usage: bench_index [MAX_PAGES]   (at least 1000; default 100000000)\n");
+    unsigned long long pages = strtoull(text, &end, 10);
+    return end == text || *end != '\0' || errno != 0 || pages < 1000 ? 0 : pages;
+}
+
+int main(int argc, char **argv) {
+    unsigned long long max = argc > 1 ? pages_of(argv[1]) : 100000000, pages = max < 1000000 ? max : 1000000;
+    if (argc > 2)
+        pages = pages_of(argv[2]);
+    if (argc > 3 || !max || !pages || pages > max) {
+        fprintf(
+            stderr,
+            "usage: bench_index [MAX_PAGES [FIRST]]   (at least 1000; default 100000000, from 1000000 on)\n");
         return 2;
     }
     struct utsname u;
@@ -226,9 +239,9 @@ int main(int argc, char **argv) {
         printf("%s %s %s, %ld processors\n", u.sysname, u.release, u.machine, sysconf(_SC_NPROCESSORS_ONLN));
     printf("            |    bytes for each page  |          ns for each page\n"
            "      pages | counted   worst     RSS | insert  again   miss | publish  share release\n");
-    bool good = true;
-    for (unsigned long long pages = max < 1000000 ? max : 1000000; pages <= max; pages *= 10)
-        good = measure(pages); /* the largest size decides: small ones feel malloc's rounding */
+    bool good = true; /* the largest size decides: small ones feel malloc's rounding */
+    for (unsigned long long last = 0; last<max; pages = pages> max / 10 ? max : 10 * pages)
+        good = measure(last = pages);
     printf("at most %.0f bytes for each page of the largest, while growing and resident: %s\n", BYTES_WANTED,
            good ? "yes" : "NO");
     return good ? 0 : 1;

@@ -11,6 +11,7 @@
 #include <string.h>
 
 #include "cli/cli.h"
+#include "cli/json_out.h"
 #include "cli/mappings.h"
 #include "cli/output.h"
 #include "cli/places.h"
@@ -130,18 +131,21 @@ static void print_status(const struct sp_socket_place *place, const struct sp_st
 /* --- JSON --------------------------------------------------------------------------------------------- */
 
 /* Those of a domain are all of them; a client has none of the index's. */
-static json_t *json_counters(const struct sp_counters *c, bool domain) {
-    json_t *o = json_object();
+static void out_counters(struct sp_json_out *o, const struct sp_counters *c, bool domain) {
+    sp_json_out_begin(o, "counters", '{');
     for (size_t i = 0; i < SP_COUNTER_COUNT; i++)
         if (domain || sp_counter_info[i].owner == SP_COUNTER_CLIENT)
-            json_object_set_new(o, sp_counter_info[i].name, json_integer((json_int_t)c->v[i]));
-    return o;
+            sp_json_out_number(o, sp_counter_info[i].name, c->v[i]);
+    sp_json_out_end(o, '}');
 }
 
-static json_t *json_freezes(const struct sp_histogram *h) {
-    return json_pack("{s:I, s:I, s:I, s:I}", "count", (json_int_t)sp_histogram_total(h), "p50_ns",
-                     (json_int_t)sp_histogram_percentile(h, 50), "p99_ns",
-                     (json_int_t)sp_histogram_percentile(h, 99), "max_ns", (json_int_t)h->max_ns);
+static void out_freezes(struct sp_json_out *o, const struct sp_histogram *h) {
+    sp_json_out_begin(o, "freeze", '{');
+    sp_json_out_number(o, "count", sp_histogram_total(h));
+    sp_json_out_number(o, "p50_ns", sp_histogram_percentile(h, 50));
+    sp_json_out_number(o, "p99_ns", sp_histogram_percentile(h, 99));
+    sp_json_out_number(o, "max_ns", h->max_ns);
+    sp_json_out_end(o, '}');
 }
 
 static json_t *json_settings(const struct sp_settings *s) {
@@ -151,45 +155,67 @@ static json_t *json_settings(const struct sp_settings *s) {
     return o;
 }
 
-static json_t *json_client(const struct sp_status_client *c) {
-    return json_pack("{s:i, s:o, s:s, s:b, s:o, s:o}", "pid", (int)c->pid, "name", sp_json_name(c->name),
-                     "state", sp_status_state_text(c->state), "settled", c->settled, "counters",
-                     json_counters(&c->counters, false), "freeze", json_freezes(&c->freezes));
+static void out_client(struct sp_json_out *o, const struct sp_status_client *c) {
+    sp_json_out_begin(o, NULL, '{');
+    sp_json_out_number(o, "pid", (uint64_t)c->pid);
+    sp_json_out_value(o, "name", sp_json_name(c->name));
+    sp_json_out_value(o, "state", json_string(sp_status_state_text(c->state)));
+    sp_json_out_value(o, "settled", json_boolean(c->settled));
+    out_counters(o, &c->counters, false);
+    out_freezes(o, &c->freezes);
+    sp_json_out_end(o, '}');
 }
 
-static json_t *json_domain(const struct sp_status_domain *d) {
-    json_t *clients = json_array();
+static void out_domain(struct sp_json_out *o, const struct sp_status_domain *d) {
+    sp_json_out_begin(o, NULL, '{');
+    sp_json_out_number(o, "uid", d->uid);
+    sp_json_out_number(o, "saved_bytes", d->saved_bytes);
+    sp_json_out_number(o, "saved_peak_bytes", d->saved_peak_bytes);
+    sp_json_out_number(o, "store_bytes", d->store_bytes);
+    sp_json_out_number(o, "families_waiting", d->families_waiting);
+    sp_json_out_number(o, "general_profit", sp_counters_general_profit(&d->counters));
+    out_counters(o, &d->counters, true);
+    out_freezes(o, &d->freezes);
+    sp_json_out_value(o, "settings", json_settings(&d->settings));
+    sp_json_out_begin(o, "clients", '[');
     for (size_t i = 0; i < d->n_clients; i++)
-        json_array_append_new(clients, json_client(&d->clients[i]));
-    return json_pack(
-        "{s:I, s:I, s:I, s:I, s:I, s:I, s:o, s:o, s:o, s:o}", "uid", (json_int_t)d->uid, "saved_bytes",
-        (json_int_t)d->saved_bytes, "saved_peak_bytes", (json_int_t)d->saved_peak_bytes, "store_bytes",
-        (json_int_t)d->store_bytes, "families_waiting", (json_int_t)d->families_waiting, "general_profit",
-        (json_int_t)sp_counters_general_profit(&d->counters), "counters", json_counters(&d->counters, true),
-        "freeze", json_freezes(&d->freezes), "settings", json_settings(&d->settings), "clients", clients);
+        out_client(o, &d->clients[i]);
+    sp_json_out_end(o, ']');
+    sp_json_out_end(o, '}');
 }
 
-static json_t *json_status(const struct sp_socket_place *place, const struct sp_status *s) {
-    json_t *domains = json_array();
+static void out_status(struct sp_json_out *o, const struct sp_socket_place *place,
+                       const struct sp_status *s) {
+    sp_json_out_begin(o, NULL, '{');
+    sp_json_out_value(o, "socket", sp_json_name(place->path));
+    sp_json_out_value(o, "private", json_boolean(place->private));
+    sp_json_out_number(o, "pid", (uint64_t)s->daemon_pid);
+    sp_json_out_number(o, "cpu_ns", s->daemon_cpu_ns);
+    sp_json_out_number(o, "rss_bytes", s->daemon_rss_bytes);
+    sp_json_out_number(o, "uptime_ns", s->uptime_ns);
+    sp_json_out_begin(o, "domains", '[');
     for (size_t i = 0; i < s->n_domains; i++)
-        json_array_append_new(domains, json_domain(&s->domains[i]));
-    return json_pack("{s:o, s:b, s:i, s:I, s:I, s:I, s:o}", "socket", sp_json_name(place->path), "private",
-                     place->private, "pid", (int)s->daemon_pid, "cpu_ns", (json_int_t)s->daemon_cpu_ns,
-                     "rss_bytes", (json_int_t)s->daemon_rss_bytes, "uptime_ns", (json_int_t)s->uptime_ns,
-                     "domains", domains);
+        out_domain(o, &s->domains[i]);
+    sp_json_out_end(o, ']');
+    sp_json_out_end(o, '}');
 }
 
 /* --- Asking ------------------------------------------------------------------------------------------- */
 
 struct report {
     bool json;
-    json_t *daemons; /* for --json */
+    struct sp_json_out out; /* for --json */
     size_t answered, failed;
 };
 
 static void show(struct report *r, const struct sp_socket_place *place, const struct sp_status *s) {
     if (r->json) {
-        json_array_append_new(r->daemons, json_status(place, s));
+        /* Nothing is printed before there is an answer. */
+        if (!r->answered) {
+            sp_json_out_begin(&r->out, NULL, '{');
+            sp_json_out_begin(&r->out, "daemons", '[');
+        }
+        out_status(&r->out, place, s);
     } else {
         if (r->answered)
             printf("\n");
@@ -240,13 +266,9 @@ static int ask_all(struct report *r) {
 
 static int finish(struct report *r) {
     if (r->json && r->answered) {
-        json_t *root = json_pack("{s:O}", "daemons", r->daemons);
-        if (!root || json_dumpf(root, stdout, JSON_INDENT(2))) {
-            json_decref(root);
-            return sp_output_finish(SP_EXIT_FAILURE);
-        }
-        printf("\n");
-        json_decref(root);
+        sp_json_out_end(&r->out, ']');
+        sp_json_out_end(&r->out, '}');
+        sp_json_out_finish(&r->out);
     }
     return sp_output_finish(r->answered && !r->failed ? SP_EXIT_OK : SP_EXIT_FAILURE);
 }
@@ -286,8 +308,5 @@ static int status_main(const struct sp_command *command, int argc, char **argv) 
         return sp_usage_error(command, "option '--socket' needs a path");
     if (mappings)
         return sp_mappings_main(mappings, r.json);
-    r.daemons = json_array();
-    int status = report(&r, named);
-    json_decref(r.daemons);
-    return status;
+    return report(&r, named);
 }

@@ -19,6 +19,12 @@ void sp_counters_add(struct sp_counters *into, const struct sp_counters *from) {
             into->v[i] += from->v[i];
 }
 
+void sp_counters_subtract(struct sp_counters *from, const struct sp_counters *what) {
+    for (size_t i = 0; i < SP_COUNTER_COUNT; i++)
+        if (sp_counter_info[i].owner == SP_COUNTER_CLIENT)
+            from->v[i] -= what->v[i];
+}
+
 uint64_t sp_counters_saved_bytes(const struct sp_counters *c) {
     return (c->v[SP_COUNTER_pages_sharing] + c->v[SP_COUNTER_ksm_zero_pages]) * SP_PAGE_SIZE;
 }

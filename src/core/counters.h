@@ -76,6 +76,8 @@ struct sp_counters {
 
 /* Adds the CLIENT counters of `from` to `into`; DOMAIN counters are left alone. */
 void sp_counters_add(struct sp_counters *into, const struct sp_counters *from);
+/* Takes them off again. */
+void sp_counters_subtract(struct sp_counters *from, const struct sp_counters *what);
 
 /* Bytes saved now: (pages_sharing + ksm_zero_pages) pages. */
 uint64_t sp_counters_saved_bytes(const struct sp_counters *c);

@@ -69,6 +69,8 @@ static void tell_all(struct sessions *all) {
 uint64_t control_work(struct sessions *all, uint64_t now_ns) {
     uint64_t next_ns = UINT64_MAX;
     bool any = false;
+    if (now_ns < all->service->shares_ns)
+        return all->service->shares_ns;
     for (struct domain *d = all->service->domains; d; d = d->next) {
         if (!is_bounded(d) || d->shares == d->connected)
             continue;
@@ -80,9 +82,10 @@ uint64_t control_work(struct sessions *all, uint64_t now_ns) {
             next_ns = d->shares_ns;
         }
     }
+    all->service->shares_ns = next_ns; /* before it is told: a session that ends on that changes it */
     if (any)
         tell_all(all);
-    return next_ns;
+    return all->service->shares_ns;
 }
 
 /* ---- changing ---- */

@@ -58,13 +58,12 @@ static size_t text_of(const struct sessions *all, uid_t uid, const struct sp_ksm
     const struct service *s = all->service;
     const struct sp_settings *settings = &s->settings;
     struct sp_counters sum = {{0}}, one;
-    struct sp_histogram unused;
     for (const struct domain *d = s->domains; d; d = d->next) {
         if (!control_sees(uid, d))
             continue;
         if (!control_controls(uid))
             settings = &d->settings;
-        domain_counters(d, &one, &unused);
+        domain_counters(d, &one, NULL);
         for (size_t i = 0; i < SP_COUNTER_COUNT; i++)
             sum.v[i] += one.v[i];
     }

@@ -15,6 +15,10 @@
 #include "os/thread.h"
 
 #define ACCEPT_TURN 64
+/* Sessions beyond the limit for who controls the daemon: to see it, and set it, when it is full. */
+#define SESSIONS_SPARE 16
+/* Below so many clients it is worth saying. */
+#define CLIENTS_FEW 1000
 #define NS_PER_MS   UINT64_C(1000000)
 /* How long nobody is let in when there are no descriptors left. */
 #define LISTEN_PAUSE_NS (500 * NS_PER_MS)
@@ -56,6 +60,10 @@ static bool too_many_of(const struct server *v, uid_t uid) {
     return uid != 0 && everybody(v->options) && sessions_of(&v->sessions, uid) >= v->sessions.n_max / 2;
 }
 
+static bool full(const struct server *v, uid_t uid) {
+    return v->sessions.n >= v->sessions.n_max + (control_controls(uid) ? SESSIONS_SPARE : 0);
+}
+
 static void admit(struct server *v, int fd) {
     pid_t pid;
     uid_t uid;
@@ -65,9 +73,9 @@ static void admit(struct server *v, int fd) {
     if (!r && !uid_allowed(v->options, uid)) {
         r = -EACCES;
         reason = "this daemon does not serve that user";
-    } else if (!r && (v->sessions.n >= v->sessions.n_max || too_many_of(v, uid))) {
+    } else if (!r && (full(v, uid) || too_many_of(v, uid))) {
         r = -EUSERS;
-        reason = "too many sessions";
+        reason = "too many clients for the daemon's limit on open descriptors (ulimit -n, LimitNOFILE)";
     }
     if (reason) {
         log_client("process %d of uid %u refused: %s", (int)pid, (unsigned)uid, reason);
@@ -317,6 +325,21 @@ static void stop(struct server *v) {
     free(v->sessions.buffer);
 }
 
+/*
+ * A client takes a connection and a token, its family more tokens, and the store two descriptors for each
+ * GiB. A quarter is left for that and for what is on its way: where a descriptor that comes with a message
+ * finds no room, the message is lost.
+ */
+static void set_limits(struct server *v, uint64_t descriptors) {
+    v->sessions.n_max = descriptors * 3 / 8;
+    uint64_t of_user = everybody(v->options) ? descriptors / 4 : v->sessions.n_max;
+    service_init(&v->service, &v->options->settings, of_user);
+    if (of_user < CLIENTS_FEW)
+        log_line(
+            "room for %llu clients of a user: the limit on open descriptors is %llu (ulimit -n, LimitNOFILE)",
+            (unsigned long long)of_user, (unsigned long long)descriptors);
+}
+
 int server_run(const struct options *o) {
     static struct server v;
     v = (struct server){
@@ -330,9 +353,7 @@ int server_run(const struct options *o) {
         .unused_ns = UINT64_MAX};
     server = &v;
     sp_socket_close_hook = host_close_foreign;
-    uint64_t descriptors = host_raise_descriptors();
-    v.sessions.n_max = descriptors / 2;
-    service_init(&v.service, &o->settings, everybody(o) ? descriptors / 4 : descriptors / 2);
+    set_limits(&v, host_raise_descriptors());
     int status = start(&v) ? 1 : loop(&v);
     stop(&v);
     return status;

@@ -9,11 +9,16 @@
 #include "daemon/log.h"
 #include "daemon/scans.h"
 #include "merge/engine.h"
+#include "os/mapping.h"
 #include "os/proc.h"
 #include "os/thread.h"
 
 #define SWEEP_BUCKETS 16384
 #define GUARD_NS      UINT64_C(1000000000)
+/* Families looked at before the clients have their turn. */
+#define LOOKS_TURN 64
+/* Time for giving store pages back before the clients have their turn; one range takes what it takes. */
+#define PUNCH_TURN_NS UINT64_C(200000)
 
 /* Of the machine's memory, for the index of one domain. Honest clients, all of whose pages are in it, stay
  * far below, unless there is hardly any memory. */
@@ -38,19 +43,35 @@ static void heap_put(void *ctx, void *memory, size_t bytes) {
     free(memory);
 }
 
-/* The index tells: memory can be given back. */
-static void on_punch(void *ctx, sp_store_page first, uint64_t n) {
-    struct domain *d = ctx;
+static void punch_now(struct domain *d, sp_store_page first, uint64_t n) {
     int r = store_punch(&d->store, first, n);
     if (r)
         log_client("giving %llu pages of the store back failed: %s; their memory stays taken",
                    (unsigned long long)n, strerror(-r));
 }
 
+/* The index tells: memory can be given back. */
+static void on_punch(void *ctx, sp_store_page first, uint64_t n) {
+    struct domain *d = ctx;
+    if (punches_add(&d->service->punches, d, first, n, sp_now_ns()))
+        punch_now(d, first, n);
+}
+
+#define HINTS_BYTES ((sizeof(struct sp_hint_queue) + SP_PAGE_SIZE - 1) / SP_PAGE_SIZE * SP_PAGE_SIZE)
+
+/* A mapping of its own: only what is used of it takes memory, which a heap would not promise, and all of that
+ * is given back. */
 static struct sp_hint_queue *member_hints(struct member *m) {
-    if (!m->hints)
-        m->hints = calloc(1, sizeof *m->hints);
+    void *memory;
+    if (!m->hints && !sp_map_new(HINTS_BYTES, SP_PAGE_SIZE, &memory))
+        m->hints = memory;
     return m->hints;
+}
+
+static void hints_free(struct member *m) {
+    if (m->hints)
+        (void)!sp_unmap(m->hints, HINTS_BYTES);
+    m->hints = NULL;
 }
 
 /* The index tells: the page is worth asking about again. */
@@ -125,10 +146,11 @@ static void member_free(struct member *m) {
         m->next->previous = m->previous;
     d->by_client[m->client] = NULL;
     sp_filling_end(&m->filling);
+    looks_remove(&d->service->looks, m);
     store_writer_gone(&d->store, m->segment);
     d->tokens -= m->family.n;
     family_deinit(&m->family);
-    free(m->hints);
+    hints_free(m);
     free(m);
 }
 
@@ -144,7 +166,7 @@ static void domain_free(struct domain *d) {
 
 void service_init(struct service *s, const struct sp_settings *settings, uint64_t tokens_max) {
     uint64_t available, total = 0;
-    *s = (struct service){.settings = *settings, .look_ns = UINT64_MAX};
+    *s = (struct service){.settings = *settings};
     service_settings_changed(s);
     s->tokens_max = tokens_max;
     s->heap_max_bytes = !sp_proc_memory(&available, &total) && total / HEAP_SHARE > HEAP_MIN_BYTES
@@ -158,6 +180,7 @@ void service_deinit(struct service *s) {
         s->domains = d->next;
         domain_free(d);
     }
+    punches_deinit(&s->punches);
 }
 
 struct domain *service_domain_find(struct service *s, uid_t uid) {
@@ -187,57 +210,56 @@ uint64_t service_waiting(const struct service *s) {
     return waiting;
 }
 
-static void look_at(struct service *s, const struct member *m) {
-    if (m->family.look_ns < s->look_ns)
-        s->look_ns = m->family.look_ns;
-}
-
 /* Everybody of a family that holds on without its client has gone. */
 static void member_over(struct member *m) {
     struct domain *d = m->domain;
     sp_domain_client_remove(d->index, m->client);
+    d->service->sweeping += !d->sweeping;
     d->sweeping = true;
     d->waiting--;
     member_free(m);
 }
 
-/* True: the member is still there. */
-static bool member_look(struct member *m, uint64_t now_ns) {
+static void member_look(struct member *m, uint64_t now_ns) {
     size_t tokens = m->family.n;
     uint64_t done = family_look(&m->family, now_ns);
     m->domain->tokens -= tokens - m->family.n;
     if (m->family.gone && !m->family.n) {
         member_over(m);
-        return false;
+        return;
     }
     if (done)
         sp_domain_release_done(m->domain->index, m->client, done);
-    return true;
+    looks_set(&m->domain->service->looks, m);
 }
 
+/* Some of those that are due, so that clients wait for no more than that. */
 static void families_work(struct service *s, uint64_t now_ns) {
-    if (now_ns < s->look_ns)
-        return;
-    s->look_ns = UINT64_MAX;
-    for (struct domain *d = s->domains; d; d = d->next) {
-        for (struct member *m = d->members, *next; m; m = next) {
-            next = m->next;
-            if (now_ns >= m->family.look_ns && !member_look(m, now_ns))
-                continue;
-            look_at(s, m);
-        }
-    }
+    struct member *m;
+    for (int i = 0; i < LOOKS_TURN && (m = looks_due(&s->looks, now_ns)); i++)
+        member_look(m, now_ns);
 }
 
 /* One step for each domain, so that clients wait for no more than that. True: there is more. */
 static bool sweep_work(struct service *s) {
-    bool more = false;
-    for (struct domain *d = s->domains; d; d = d->next) {
-        if (d->sweeping)
-            d->sweeping = sp_domain_sweep(d->index, SWEEP_BUCKETS);
-        more |= d->sweeping;
+    for (struct domain *d = s->domains; d && s->sweeping; d = d->next) {
+        if (!d->sweeping)
+            continue;
+        d->sweeping = sp_domain_sweep(d->index, SWEEP_BUCKETS);
+        s->sweeping -= !d->sweeping;
     }
-    return more;
+    return s->sweeping != 0;
+}
+
+/* What a turn has time for. True: there is more. */
+static bool punch_work(struct service *s, uint64_t now_ns) {
+    struct punch p;
+    while (punches_take(&s->punches, now_ns, &p)) {
+        punch_now(p.owner, (sp_store_page){p.first}, p.n);
+        if (sp_now_ns() - now_ns >= PUNCH_TURN_NS)
+            break;
+    }
+    return punches_next_ns(&s->punches) <= now_ns;
 }
 
 static bool exposure_too_high(const struct service *s) {
@@ -269,12 +291,18 @@ static void guard_work(struct service *s, uint64_t now_ns) {
         domain_limit(d);
 }
 
+static uint64_t earliest(uint64_t a, uint64_t b) {
+    return a < b ? a : b;
+}
+
 uint64_t service_work(struct service *s, uint64_t now_ns) {
     families_work(s, now_ns);
     guard_work(s, now_ns);
-    if (sweep_work(s))
+    bool more = punch_work(s, now_ns);
+    more |= sweep_work(s);
+    if (more)
         return now_ns;
-    return s->look_ns < s->guard_ns ? s->look_ns : s->guard_ns;
+    return earliest(earliest(looks_next_ns(&s->looks), s->guard_ns), punches_next_ns(&s->punches));
 }
 
 static int by_client_room(struct domain *d, sp_client client) {
@@ -342,6 +370,7 @@ int member_new(struct domain *d, const struct sp_wire_hello *hello, pid_t pid, i
         m->next->previous = m;
     d->members = m;
     d->connected++;
+    d->service->shares_ns = 0;
     d->tokens++;
     scans_joined(m);
     *ret_member = m;
@@ -380,22 +409,21 @@ void member_gone(struct member *m, uint64_t now_ns) {
     struct domain *d = m->domain;
     domain_note_saved(d);
     counters_keep(d, m);
-    d->zero_pages -= m->counters.v[SP_COUNTER_ksm_zero_pages];
+    sp_counters_subtract(&d->sum, &m->counters);
     hinted_remove(m);
     sp_filling_end(&m->filling);
-    free(m->hints);
-    m->hints = NULL;
+    hints_free(m);
     m->session = NULL;
     if (!sp_engine_state_is_end(m->state)) /* or it is to be seen why it is merged no more */
         m->state = SP_WIRE_STATE_FAMILY;
     memset(&m->counters, 0, sizeof m->counters);
     memset(&m->freezes, 0, sizeof m->freezes);
     d->connected--;
+    d->service->shares_ns = 0;
     d->waiting++;
     scans_left(m);
     family_gone(&m->family, now_ns);
-    if (member_look(m, now_ns))
-        look_at(d->service, m);
+    member_look(m, now_ns);
 }
 
 static struct sp_query query_of(const struct sp_wire_query *q) {
@@ -441,8 +469,7 @@ int member_release(struct member *m, const struct sp_wire_release *release, int 
         return error;
     if (tokens_full(d)) {
         m->family.look_ns = now_ns;
-        (void)member_look(m, now_ns);
-        look_at(d->service, m);
+        member_look(m, now_ns);
         /* Too many: the epoch goes on, and ends with a later release. */
         if (tokens_full(d))
             return error;
@@ -450,21 +477,23 @@ int member_release(struct member *m, const struct sp_wire_release *release, int 
     int r = family_next(&m->family, token_fd, now_ns);
     *ret_taken = r == 0;
     d->tokens += r == 0;
-    look_at(d->service, m);
+    looks_set(&d->service->looks, m);
     return error ? error : r;
 }
 
 void member_report(struct member *m, const struct sp_wire_report *report, uint64_t now_ns) {
     struct domain *d = m->domain;
-    d->zero_pages -= m->counters.v[SP_COUNTER_ksm_zero_pages];
+    sp_counters_subtract(&d->sum, &m->counters);
     m->counters = report->counters;
     m->reported_ns = now_ns;
+    sp_counters_add(&d->sum, &m->counters);
     m->freezes = report->freezes;
     m->state = report->state;
     bool waiting = m->hints && !sp_hint_queue_empty(m->hints);
     m->settled = report->settled && !waiting && report->hints == m->hints_sent;
+    if (m->settled) /* none will come soon */
+        hints_free(m);
     m->settings_obeyed = report->settings_number;
-    d->zero_pages += m->counters.v[SP_COUNTER_ksm_zero_pages];
     scans_reported(m);
     domain_note_saved(d);
 }
@@ -472,7 +501,7 @@ void member_report(struct member *m, const struct sp_wire_report *report, uint64
 void domain_note_saved(struct domain *d) {
     struct sp_counters c = {{0}};
     sp_domain_counters(d->index, &c);
-    c.v[SP_COUNTER_ksm_zero_pages] = d->zero_pages;
+    c.v[SP_COUNTER_ksm_zero_pages] = d->sum.v[SP_COUNTER_ksm_zero_pages];
     uint64_t saved = sp_counters_saved_bytes(&c);
     if (saved > d->saved_peak_bytes)
         d->saved_peak_bytes = saved;
@@ -481,13 +510,14 @@ void domain_note_saved(struct domain *d) {
 void domain_counters(const struct domain *d, struct sp_counters *ret_counters,
                      struct sp_histogram *ret_freezes) {
     struct sp_counters c = {{0}};
-    *ret_freezes = d->gone_freezes;
     sp_counters_add(&c, &d->gone_counters);
-    for (const struct member *m = d->members; m; m = m->next) {
-        sp_counters_add(&c, &m->counters);
-        sp_histogram_merge(ret_freezes, &m->freezes);
-    }
+    sp_counters_add(&c, &d->sum);
     sp_domain_counters(d->index, &c);
     c.v[SP_COUNTER_full_scans] = d->full_scans;
     *ret_counters = c;
+    if (!ret_freezes)
+        return;
+    *ret_freezes = d->gone_freezes;
+    for (const struct member *m = d->members; m; m = m->next)
+        sp_histogram_merge(ret_freezes, &m->freezes);
 }

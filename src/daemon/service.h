@@ -14,6 +14,8 @@
 #include "core/domain.h"
 #include "core/fingerprint.h"
 #include "daemon/families.h"
+#include "daemon/looks.h"
+#include "daemon/punches.h"
 #include "daemon/store.h"
 #include "wire/hints.h"
 #include "wire/message.h"
@@ -38,9 +40,12 @@ struct member {
     uint64_t reported_ns;        /* when that was; 0: not yet */
     struct sp_histogram freezes;
     struct family family;
+    RB_ENTRY(member) looks_link; /* in service.looks, where `looks_in` */
+    uint64_t looks_ns;
+    bool looks_in;
     uint64_t segment;            /* where it publishes at present: store_place */
     struct sp_filling filling;   /* the chunk that it fills, where that is to be huge */
-    struct sp_hint_queue *hints; /* NULL: never had one */
+    struct sp_hint_queue *hints; /* NULL: none waits */
     struct member *hinted_next;  /* in service.hinted */
     bool hinted;
 };
@@ -62,11 +67,11 @@ struct domain {
     uint64_t connected, waiting; /* how many of each */
     uint64_t tokens;             /* that its families hold on to, a descriptor each */
     uint64_t heap_bytes;         /* of the index */
-    uint64_t zero_pages;         /* sum over the members' last reports */
     uint64_t saved_peak_bytes;
     uint64_t full_scans;              /* see scans.h */
     uint64_t unscanned;               /* connected members that are still to come round for the next one */
     bool any_scanned;                 /* and one has */
+    struct sp_counters sum;           /* over the members' last reports */
     struct sp_counters gone_counters; /* of clients that have gone: the totals, which only grow */
     struct sp_histogram gone_freezes;
     bool sweeping;     /* the index still has entries of clients that have gone */
@@ -78,11 +83,14 @@ struct service {
     uint64_t tokens_max,
         heap_max_bytes; /* of each domain, so that one user leaves something for the others */
     struct domain *domains;
-    struct member *hinted; /* members whose hints wait to be sent */
-    uint64_t look_ns;      /* when the earliest family is due */
-    uint64_t guard_ns;     /* when the exposure is looked at next; UINT64_MAX: no guard */
-    bool paused;           /* by the guard */
-    bool pause_changed;    /* every client is to be told */
+    struct member *hinted;  /* members whose hints wait to be sent */
+    struct looks looks;     /* members whose families are to be looked at */
+    uint64_t guard_ns;      /* when the exposure is looked at next; UINT64_MAX: no guard */
+    bool paused;            /* by the guard */
+    bool pause_changed;     /* every client is to be told */
+    uint64_t sweeping;      /* domains that are */
+    struct punches punches; /* whose owners are domains */
+    uint64_t shares_ns; /* when control.c looks at the domains' shares; 0: at once, somebody came or went */
 };
 
 /* `tokens_max`: of each domain. */
@@ -121,7 +129,8 @@ void member_publish(struct member *m, const struct sp_wire_publish *p, struct sp
 
 /* Brings the domain's peak up to date. */
 void domain_note_saved(struct domain *d);
-/* All counters of the domain: its own, its clients' sum, the totals of those that have gone. */
+/* All counters of the domain: its own, its clients' sum, the totals of those that have gone. Freeze times
+ * only where asked for: that means going through all clients. */
 void domain_counters(const struct domain *d, struct sp_counters *ret_counters,
                      struct sp_histogram *ret_freezes);
 

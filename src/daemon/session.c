@@ -20,8 +20,6 @@
  * waits; an answer to STATUS is long, but there are few who ask. */
 #define USER_QUEUE_BYTES (UINT64_C(64) << 20)
 #define USER_QUEUE_FDS   256
-/* Messages read from one client before the others have their turn. */
-#define TURN_MESSAGES 8
 
 /* --- users ------------------------------------------------------------------------------------------ */
 
@@ -289,10 +287,13 @@ static void on_hello(struct session *s, struct request *q) {
     if (!r)
         r = member_new(d, q->message, s->pid, q->fd, s, &s->member);
     if (r) {
-        session_end(s, r,
-                    r == -EINVAL  ? "what came as its token is none"
-                    : r == -ESRCH ? "nobody maps its token: it has ended already"
-                                  : strerror(-r));
+        session_end(
+            s, r,
+            r == -EINVAL  ? "what came as its token is none"
+            : r == -ESRCH ? "nobody maps its token: it has ended already"
+            : r == -EUSERS
+                ? "too many clients of its user, or families of ended ones, for the limit on descriptors"
+                : strerror(-r));
         return;
     }
     q->fd = -1;
@@ -419,29 +420,27 @@ static void handle(struct session *s, size_t bytes, int *fds, size_t n_fds) {
             host_close_foreign(&fds[i], 1);
 }
 
-/* False: nothing more to read at present. */
-static bool receive_one(struct session *s) {
+static void receive_one(struct session *s) {
     int fds[SP_SOCKET_FDS];
     size_t n_fds = 0;
     ssize_t n = sp_socket_receive(s->source.fd, s->all->buffer, SP_SOCKET_MESSAGE_MAX, fds, &n_fds, 0);
     if (n == -EAGAIN)
-        return false;
+        return;
     if (n == -EMSGSIZE)
-        session_end(s, -EMSGSIZE, "a message or its descriptors do not fit");
+        session_end(s, -EMSGSIZE, "a message or its descriptors do not fit, or no descriptor is left");
     else if (n <= 0)
         session_end(s, 0, NULL);
     else
         handle(s, (size_t)n, fds, n_fds);
-    return !s->ended;
 }
 
 static void session_ready(struct source *source, uint32_t events) {
     struct session *s = (struct session *)source;
     if (!s->ended && events & EPOLLOUT)
         queue_flush(s);
-    for (int i = 0; !s->ended && events & EPOLLIN && i < TURN_MESSAGES && s->queued < QUEUE_MAX; i++)
-        if (!receive_one(s))
-            break;
+    /* One message, then the others have their turn: the loop comes back for the next. */
+    if (!s->ended && events & EPOLLIN && s->queued < QUEUE_MAX)
+        receive_one(s);
     /* The peer has gone. What it sent before is read first, unless it never took our replies. */
     if (!s->ended && events & (EPOLLHUP | EPOLLERR) && (!(events & EPOLLIN) || s->queued >= QUEUE_MAX))
         session_end(s, 0, NULL);

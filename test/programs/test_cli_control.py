@@ -70,7 +70,9 @@ class Control(Case):
 
     def clients(self):
         """Process numbers of those that have joined."""
-        found = json.loads(self.samepage("status", "--json", "--socket", self.socket)[1])["daemons"][0]["domains"]
+        text = self.samepage("status", "--json", "--socket", self.socket)[1]
+        self.assertEqual(json.dumps(json.loads(text), indent=2, ensure_ascii=False) + "\n", text)
+        found = json.loads(text)["daemons"][0]["domains"]
         return [c["pid"] for d in found for c in d["clients"]]
 
     def joined(self, *programs):
