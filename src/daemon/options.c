@@ -60,7 +60,8 @@ static const char usage[] =
     "  --config FILE        read settings from FILE: lines of KEY=VALUE, those that begin with # aside;\n"
     "                       --set comes after it (default: " CONFIG_DEFAULT " if there is one, for root\n"
     "                       without --owner-pid)\n"
-    "  --ksm-files DIR      serve the files of /sys/kernel/mm/ksm at DIR, an empty directory (FUSE): who reads\n"
+    "  --ksm-files DIR      serve the files of /sys/kernel/mm/ksm at DIR, an empty directory (FUSE): who "
+    "reads\n"
     "                       or writes them asks and sets this daemon, each user their own domain\n"
     "  --only-uid UID       serve this user only (default: as root and without --owner-pid everybody,\n"
     "                       else the user it runs as)\n"
@@ -78,8 +79,8 @@ static void help(void) {
     fputs(usage, stdout);
     for (size_t i = 0; i < SP_SETTING_COUNT; i++) {
         const struct sp_setting_info *s = &sp_setting_info[i];
-        printf("  %s=%llu  (%s, %llu to %llu)\n      %s\n", s->name, (unsigned long long)s->value_default,
-               s->unit, (unsigned long long)s->value_min, (unsigned long long)s->value_max, s->meaning);
+        printf("  %s=%s  (%s, %s)\n      %s\n", s->name, sp_setting_text(i, s->value_default).text, s->unit,
+               sp_setting_allowed(i).text, s->meaning);
     }
 }
 

@@ -11,6 +11,8 @@
 
 #include <sys/types.h>
 
+#include "core/advisor.h"
+#include "core/budget.h"
 #include "core/domain.h"
 #include "core/fingerprint.h"
 #include "daemon/families.h"
@@ -36,6 +38,7 @@ struct member {
     uint64_t scans_before;       /* its own full_scans then */
     struct sp_counters counters; /* as last reported */
     struct sp_histogram freezes;
+    struct sp_allowance allowance;
     struct family family;
     uint64_t segment;            /* where it publishes at present: store_place */
     struct sp_hint_queue *hints; /* NULL: never had one */
@@ -62,9 +65,13 @@ struct domain {
     uint64_t heap_bytes;         /* of the index */
     uint64_t zero_pages;         /* sum over the members' last reports */
     uint64_t saved_peak_bytes;
-    uint64_t full_scans;              /* see scans.h */
-    uint64_t unscanned;               /* connected members that are still to come round for the next one */
-    bool any_scanned;                 /* and one has */
+    uint64_t full_scans;     /* see scans.h */
+    uint64_t unscanned;      /* connected members that are still to come round for the next one */
+    bool any_scanned;        /* and one has */
+    struct sp_budget budget; /* see policy.h */
+    struct sp_advisor advisor;
+    uint64_t advised_scans;           /* full_scans that the advisor knows of */
+    uint64_t cpu_ns;                  /* used for it, by clients and here */
     struct sp_counters gone_counters; /* of clients that have gone: the totals, which only grow */
     struct sp_histogram gone_freezes;
     bool sweeping;     /* the index still has entries of clients that have gone */
@@ -81,6 +88,11 @@ struct service {
     uint64_t guard_ns;     /* when the exposure is looked at next; UINT64_MAX: no guard */
     bool paused;           /* by the guard */
     bool pause_changed;    /* every client is to be told */
+    bool pressed;          /* memory is short */
+    uint64_t bounded;      /* domains that have a CPU budget; what follows counts while there are any */
+    uint64_t tick_ns;      /* when what is used for nobody in particular is paid for next */
+    uint64_t cpu_ns;       /* of the daemon, when that was done last */
+    uint64_t served_ns;    /* of what came since: paid for already */
 };
 
 /* `tokens_max`: of each domain. */

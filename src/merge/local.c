@@ -11,6 +11,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "core/advisor.h"
 #include "os/lock.h"
 #include "os/mapping.h"
 #include "os/memory.h"
@@ -52,7 +53,11 @@ struct local {
     uint64_t next_poll_ns;
     struct sp_hint hints[HINTS_MAX];
     size_t n_hints;
-    bool hints_lost;     /* more than fit */
+    bool hints_lost; /* more than fit */
+    struct sp_budget budget;
+    struct sp_allowance allowance;
+    struct sp_advisor advisor;
+    uint64_t scans;      /* of the worker, when the advisor looked last */
     struct sp_lock lock; /* guards `copied` */
     struct sp_counters copied;
 };
@@ -171,6 +176,17 @@ static void local_close(struct sp_link *link) {
     l->n_epochs = l->n_hints = 0;
 }
 
+/* The budget and the advisor: what samepaged does for a domain of its own (daemon/policy.c). */
+static void steer_begin(struct local *l, uint64_t now_ns) {
+    l->budget = (struct sp_budget){0};
+    l->allowance = (struct sp_allowance){0};
+    l->advisor = (struct sp_advisor){0};
+    l->scans = 0;
+    l->link.cpu_bounded = false;
+    sp_budget_set(&l->budget, sp_budget_wanted(&l->settings, true), now_ns);
+    sp_advisor_set(&l->advisor, &l->settings, now_ns, 0);
+}
+
 static int local_open(struct sp_link *link, struct sp_welcome *ret_welcome) {
     struct local *l = local_of(link);
     uint8_t random[32];
@@ -198,7 +214,9 @@ static int local_open(struct sp_link *link, struct sp_welcome *ret_welcome) {
         return error;
     }
     l->epoch = 1;
+    steer_begin(l, sp_now_ns());
     *ret_welcome = (struct sp_welcome){.key = l->key, .settings = l->settings};
+    sp_advisor_apply(&l->advisor, &ret_welcome->settings);
     return 0;
 }
 
@@ -338,6 +356,24 @@ static int local_segment(struct sp_link *link, uint64_t segment, int *ret_fd) {
     return 0;
 }
 
+static void settings_tell(struct local *l) {
+    l->link.settings = l->settings;
+    sp_advisor_apply(&l->advisor, &l->link.settings);
+    l->link.settings_number++;
+}
+
+static void steer(struct local *l, const struct sp_report *report, uint64_t now_ns) {
+    const uint64_t *v = report->counters.v;
+    uint64_t advice = l->advisor.pages;
+    if (v[SP_COUNTER_full_scans] != l->scans)
+        sp_advisor_scanned(&l->advisor, &l->settings, now_ns, v[SP_COUNTER_cpu_ns]);
+    l->scans = v[SP_COUNTER_full_scans];
+    if (l->advisor.pages != advice)
+        settings_tell(l);
+    l->link.cpu_until_ns = sp_budget_report(&l->budget, &l->allowance, v[SP_COUNTER_cpu_ns], now_ns);
+    l->link.cpu_bounded = l->link.cpu_until_ns != SP_BUDGET_NONE;
+}
+
 static int local_report(struct sp_link *link, const struct sp_report *report, bool *ret_pause) {
     struct local *l = local_of(link);
     uint64_t limit = l->settings.v[SP_SETTING_exposure_max_percent], available, total;
@@ -345,6 +381,7 @@ static int local_report(struct sp_link *link, const struct sp_report *report, bo
     sp_domain_counters(l->domain, &now);
     *ret_pause = limit && !sp_proc_memory(&available, &total) &&
                  now.v[SP_COUNTER_exposure_bytes] / 100 * 100 > available / 100 * limit;
+    steer(l, report, sp_now_ns());
     return 0;
 }
 

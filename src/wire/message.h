@@ -22,7 +22,7 @@
 #include "core/types.h"
 
 #define SP_WIRE_MAGIC   UINT32_C(0x47504d53) /* "SMPG" */
-#define SP_WIRE_VERSION 4
+#define SP_WIRE_VERSION 5
 
 /* Most of everything that comes in numbers, in one message. */
 #define SP_WIRE_QUERIES_MAX SP_WINDOW_PAGES
@@ -206,11 +206,18 @@ struct sp_wire_report {
     struct sp_histogram freezes;
 };
 
-/* PAUSE and REPORTED. */
 struct sp_wire_pause {
     struct sp_wire_header header;
     uint32_t pause; /* 0 or 1 */
     uint32_t reserved;
+};
+
+struct sp_wire_reported {
+    struct sp_wire_header header;
+    uint32_t pause; /* 0 or 1 */
+    uint32_t reserved;
+    uint64_t cpu_until_ns; /* CPU time up to which the worker may work, counted as in its reports; UINT64_MAX:
+                              no bound */
 };
 
 /* As a window: hints were lost, every page that waits for a twin is worth asking about. */
