@@ -25,6 +25,8 @@
 #define EPOCHS_MAX    256
 #define HINTS_MAX     1024
 #define EPOCH_POLL_NS UINT64_C(100000000)
+/* Some task waited for memory for 5 % of the last ten seconds. */
+#define PRESSED 500
 
 /* An epoch that has ended: children forked before may still map what was given back in it. */
 struct epoch {
@@ -362,7 +364,18 @@ static void settings_tell(struct local *l) {
     l->link.settings_number++;
 }
 
+/* By what the kernel says now: nobody waits here to be told. */
+static void look_at_pressure(struct local *l, uint64_t now_ns) {
+    uint64_t share = 0;
+    if (!l->settings.v[SP_SETTING_lazy_max_cpu])
+        return;
+    int unused = sp_proc_pressure(SP_PROC_PRESSURE, &share); /* none */
+    (void)unused;
+    sp_budget_set(&l->budget, sp_budget_wanted(&l->settings, share < PRESSED), now_ns);
+}
+
 static void steer(struct local *l, const struct sp_report *report, uint64_t now_ns) {
+    look_at_pressure(l, now_ns);
     const uint64_t *v = report->counters.v;
     uint64_t advice = l->advisor.pages;
     if (v[SP_COUNTER_full_scans] != l->scans)

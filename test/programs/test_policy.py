@@ -14,14 +14,14 @@ from cli_helper import Case, wait_until
 
 PYTHON = "/usr/bin/python3"
 CLIENTS = 10
-SECONDS = int(os.environ.get("SAMEPAGE_BUDGET_SECONDS", "12"))
+SECONDS = int(os.environ.get("SAMEPAGE_BUDGET_SECONDS", "8"))
 
 # Memory with content that changes all the time, for all programs to the same. It is new each time: what was merged
 # and written stays private (H13).
 WRITER = """
 import mmap, random, sys, time
 size, pause = int(sys.argv[1]) << 20, float(sys.argv[2])
-contents = [random.Random(i).randbytes(size) for i in range(2)]
+contents = [random.Random(i).randbytes(1 << 20) * (size >> 20) for i in range(2)]
 m = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
 m.madvise(mmap.MADV_MERGEABLE)
 i = 0
@@ -87,7 +87,7 @@ class Budget(Policy):
         self.begin("--set", "sleep_millisecs=5,sleep_max_millisecs=20")
         self.writers(CLIENTS)
         begun = self.used_s()
-        wait_until(lambda: self.used_s() - begun > 2, "more than the budget allows")
+        wait_until(lambda: self.used_s() - begun > 1, "more than the budget allows")
         self.set_to(f"advisor_max_cpu={percent}")
         scanned = self.get("pages_scanned")
         used, seconds = self.used_in(SECONDS)
@@ -98,7 +98,7 @@ class Budget(Policy):
         wait_until(lambda: self.get("pages_scanned") > scanned, "work goes on")
         self.set_to("advisor_max_cpu=70")  # as it was: no bound without the advisor
         begun = self.used_s()
-        wait_until(lambda: self.used_s() - begun > 2, "no bound any more")
+        wait_until(lambda: self.used_s() - begun > 1, "no bound any more")
 
 
 class Advisor(Policy):
@@ -120,6 +120,96 @@ class Advisor(Policy):
         wait_until(lambda: self.get("pages_to_scan") == 100, "fewer pages, as scans may take long")
         self.set_to("advisor_mode=none")
         self.assertEqual(self.get("pages_to_scan"), 77)
+
+
+THRASH = """
+import mmap, sys
+with open(sys.argv[1], "rb") as f:
+    m = mmap.mmap(f.fileno(), 0, flags=mmap.MAP_SHARED, prot=mmap.PROT_READ)
+while True:
+    for i in range(0, len(m), 4096):
+        m[i]
+"""
+
+# The memory controller, and the directory of cgroup v2, whose groups have a memory.pressure.
+CGROUPS = (("/sys/fs/cgroup", "/sys/fs/cgroup", "memory.max"),
+           ("/sys/fs/cgroup/memory", "/sys/fs/cgroup/unified", "memory.limit_in_bytes"))
+
+
+class Pressure(Policy):
+    def keen(self, pressed, calm):
+        """Memory is plentiful, short, plentiful; the writers work little, a lot, little."""
+        self.set_to("lazy_max_cpu=1")
+        used, seconds = self.used_in(3)
+        self.assertLessEqual(used, 0.01 * (5 + 0.9 * seconds) + 0.2)
+        pressed()
+        begun = self.used_s()
+        wait_until(lambda: self.used_s() - begun > 1, "keen under pressure")
+        calm()
+
+    def test_by_a_file(self):
+        path = f"{self.runtime}/pressure"
+
+        def say(share):
+            with open(path + ".new", "w", encoding="ascii") as f:
+                f.write(f"some avg10={share} avg60=0.00 avg300=0.00 total=1\n")
+            os.rename(path + ".new", path)
+        say("0.99")
+        self.begin("--set", "sleep_millisecs=5,sleep_max_millisecs=20", "--pressure-file", path)
+        self.writers(4, mib=32)
+        self.keen(lambda: say("12.34"), lambda: say("0.00"))
+        lazy = 0.01 * (5 + 0.9 * 3) + 0.1
+        wait_until(lambda: self.used_in(3)[0] < lazy, "lazy again")
+        with open(path, encoding="ascii") as f:
+            self.assertIn("avg10=0.00", f.read())  # nothing was written to what is not the kernel's
+        os.unlink(path)  # what cannot be read is no pressure
+        self.assertLess(self.used_in(3)[0], lazy)
+
+    def group(self, base, name):
+        path = f"{base}/{name}"
+        os.mkdir(path)
+
+        def remove():
+            wait_until(lambda: not open(f"{path}/cgroup.procs", encoding="ascii").read(), "an empty cgroup")
+            os.rmdir(path)
+        self.addCleanup(remove)
+        return path
+
+    def test_by_a_cgroup(self):
+        """A program that reads more than its memory cgroup has room for."""
+        found = [c for c in CGROUPS if os.path.exists(f"{c[1]}/memory.pressure") or
+                 (os.path.exists(f"{c[1]}/cgroup.controllers") and c[0] == c[1])]
+        found = [c for c in found if os.access(c[0], os.W_OK) and os.access(c[1], os.W_OK)]
+        if os.geteuid() or not found:
+            self.skipTest("no cgroups that we may make, with memory pressure")
+        memory, unified, limit = found[0]
+        name = os.path.basename(self.runtime)
+        groups = [self.group(unified, name)] + ([self.group(memory, name)] if memory != unified else [])
+        try:
+            with open(f"{groups[-1]}/{limit}", "w", encoding="ascii") as f:
+                f.write(str(16 << 20))
+        except OSError as e:
+            self.skipTest(f"memory cannot be limited: {e}")
+        path = f"{self.runtime}/much"
+        with open(path, "wb") as f:
+            f.write(os.urandom(64 << 20))
+            f.flush()
+            os.fsync(f.fileno())
+            os.posix_fadvise(f.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)  # so that who reads it is charged
+
+        def thrash():
+            # It begins when it is in the group.
+            p = self.popen("-c", "read line; exec " + PYTHON + ' -c "$0" "$1"', THRASH, path, program="/bin/sh",
+                           stdin=-1)
+            for group in groups:
+                with open(f"{group}/cgroup.procs", "w", encoding="ascii") as f:
+                    f.write(str(p.pid))
+            p.stdin.write("\n")
+            p.stdin.flush()
+            self.thrasher = p
+        self.begin("--set", "sleep_millisecs=5,sleep_max_millisecs=20", "--pressure-file", f"{groups[0]}/memory.pressure")
+        self.writers(4, mib=32)
+        self.keen(thrash, lambda: self.end_process(self.thrasher))
 
 
 if __name__ == "__main__":
