@@ -119,8 +119,8 @@ static void print_settings(const char *title) {
     printf("\n%s:\n", title);
     for (size_t i = 0; i < SP_SETTING_COUNT; i++) {
         const struct sp_setting_info *s = &sp_setting_info[i];
-        printf("  %s=%llu  (%s, %llu to %llu)\n      %s\n", s->name, (unsigned long long)s->value_default,
-               s->unit, (unsigned long long)s->value_min, (unsigned long long)s->value_max, s->meaning);
+        printf("  %s=%s  (%s, %s)\n      %s\n", s->name, sp_setting_text(i, s->value_default).text, s->unit,
+               sp_setting_allowed(i).text, s->meaning);
     }
 }
 

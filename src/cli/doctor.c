@@ -220,6 +220,17 @@ static void check_swap(const struct machine *m, struct finding *f) {
     advise(f, "swapoff -a, or boot Linux 6.16, 6.15.3, 6.12.34 or later");
 }
 
+static void check_pressure(const struct machine *m, struct finding *f) {
+    uint64_t share;
+    int r = sp_proc_pressure(SP_PROC_PRESSURE, &share);
+    if (!r) {
+        found(f, OK, "the kernel tells: lazy_max_cpu can be used");
+        return;
+    }
+    found(f, WARN, "the kernel does not tell (%s): for lazy_max_cpu there is never any", strerror(-r));
+    advise(f, "boot with psi=1, or a kernel with CONFIG_PSI, if lazy_max_cpu is wanted");
+}
+
 static void check_mappings(const struct machine *m, struct finding *f) {
     uint64_t max;
     if (sp_proc_max_map_count(&max)) {
@@ -323,6 +334,7 @@ static const struct check {
     {"PAGEMAP_SCAN", check_pagemap_scan},
     {"memfd", check_memfd},
     {"swap", check_swap},
+    {"memory pressure", check_pressure},
     {"system-call filter", check_seccomp},
     {"mappings", check_mappings},
     {"huge pages", check_huge_pages},

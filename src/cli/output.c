@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "cli/cli.h"
+#include "core/settings.h"
 
 #define TEXT_BYTES 40
 
@@ -82,6 +83,11 @@ json_t *sp_json_name(const char *name) {
     good = json_string(ascii);
     free(ascii);
     return good;
+}
+
+json_t *sp_json_setting(size_t setting, uint64_t value) {
+    return sp_setting_names(setting) ? json_string(sp_setting_text(setting, value).text)
+                                     : json_integer((json_int_t)value);
 }
 
 static bool want_colour(void) {

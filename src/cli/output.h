@@ -24,6 +24,8 @@ void sp_print_coloured(enum sp_colour colour, int width, const char *text);
 /* A text for JSON, which is UTF-8, while programs and files are named freely: letters that are none become
  * '?'. */
 json_t *sp_json_name(const char *name);
+/* The value of a setting: a number, or its name where its values have names. */
+json_t *sp_json_setting(size_t setting, uint64_t value);
 
 /* Ends the output on stdout: returns `status`, or 1 with a message when something could not be written
  * (/dev/full). */

@@ -94,10 +94,20 @@ static int find_key(const struct sp_command *command, const char *name, struct k
 
 static json_t *json_setting(int i, const struct sp_settings *s) {
     const struct sp_setting_info *info = &sp_setting_info[i];
-    return json_pack("{s:I, s:I, s:I, s:I, s:s, s:b, s:s}", "value", (json_int_t)s->v[i], "default",
-                     (json_int_t)info->value_default, "min", (json_int_t)info->value_min, "max",
-                     (json_int_t)info->value_max, "unit", info->unit, "ksm", info->origin == SP_ORIGIN_KSM,
-                     "meaning", info->meaning);
+    const char *const *names = sp_setting_names((size_t)i);
+    json_t *o = json_pack("{s:o, s:o, s:s, s:b, s:s}", "value", sp_json_setting((size_t)i, s->v[i]),
+                          "default", sp_json_setting((size_t)i, info->value_default), "unit", info->unit,
+                          "ksm", info->origin == SP_ORIGIN_KSM, "meaning", info->meaning);
+    if (!names) {
+        json_object_set_new(o, "min", json_integer((json_int_t)info->value_min));
+        json_object_set_new(o, "max", json_integer((json_int_t)info->value_max));
+        return o;
+    }
+    json_t *values = json_array();
+    for (; *names; names++)
+        json_array_append_new(values, json_string(*names));
+    json_object_set_new(o, "values", values);
+    return o;
 }
 
 static json_t *json_counter(const char *unit, const char *meaning, uint64_t value) {
@@ -126,15 +136,17 @@ static void show_json(const char *name, const struct key *key, const struct sp_s
 
 static void show_text(const char *name, const struct key *key, const struct sp_settings *s,
                       const struct sp_counters *c) {
+    if (name && key->setting >= 0) {
+        printf("%s\n", sp_setting_text((size_t)key->setting, s->v[key->setting]).text);
+        return;
+    }
     if (name) {
-        uint64_t value = key->setting >= 0   ? s->v[key->setting]
-                         : key->counter >= 0 ? c->v[key->counter]
-                                             : sp_counters_general_profit(c);
+        uint64_t value = key->counter >= 0 ? c->v[key->counter] : sp_counters_general_profit(c);
         printf("%llu\n", (unsigned long long)value);
         return;
     }
     for (size_t i = 0; i < SP_SETTING_COUNT; i++)
-        printf("%s=%llu\n", sp_setting_info[i].name, (unsigned long long)s->v[i]);
+        printf("%s=%s\n", sp_setting_info[i].name, sp_setting_text(i, s->v[i]).text);
 }
 
 static int get(const struct sp_target *t, const char *name, const struct key *key, bool json) {

@@ -92,7 +92,9 @@ static void print_clients(const struct sp_status_domain *d) {
 static void print_settings(const struct sp_settings *s) {
     for (size_t i = 0; i < SP_SETTING_COUNT; i++)
         if (s->v[i] != sp_setting_info[i].value_default)
-            print_row(sp_setting_info[i].name, sp_text_number(s->v[i]), sp_setting_info[i].meaning);
+            print_row(sp_setting_info[i].name,
+                      sp_setting_names(i) ? sp_setting_text(i, s->v[i]).text : sp_text_number(s->v[i]),
+                      sp_setting_info[i].meaning);
 }
 
 static void print_domain(const struct sp_status_domain *d) {
@@ -151,7 +153,7 @@ static void out_freezes(struct sp_json_out *o, const struct sp_histogram *h) {
 static json_t *json_settings(const struct sp_settings *s) {
     json_t *o = json_object();
     for (size_t i = 0; i < SP_SETTING_COUNT; i++)
-        json_object_set_new(o, sp_setting_info[i].name, json_integer((json_int_t)s->v[i]));
+        json_object_set_new(o, sp_setting_info[i].name, sp_json_setting(i, s->v[i]));
     return o;
 }
 

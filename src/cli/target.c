@@ -148,6 +148,10 @@ static void say_why(const struct sp_target *t, const struct sp_settings_change *
                     info->name);
     else if (error == -EPERM)
         sp_complain(t->command, "permission denied: the domain of user '%s' is not yours", t->user);
+    else if (error == -EBUSY)
+        sp_complain(t->command, "pages_to_scan is the advisor's to choose while advisor_mode is scan-time: "
+                                "set advisor_min_pages_to_scan and advisor_max_pages_to_scan, or "
+                                "advisor_mode=none");
     else
         sp_complain(t->command, "%s: %s", t->path, sp_socket_why(error));
 }

@@ -93,6 +93,7 @@ static void session_forget(struct remote *r) {
     r->token = NULL;
     r->holds = r->paused = false;
     r->link.settings_number = r->hints_received = 0;
+    r->link.cpu_bounded = false;
     r->epoch = 0;
     r->refusal = 0;
     sp_hint_queue_clear(&r->hints);
@@ -620,8 +621,11 @@ static int remote_report(struct sp_link *l, const struct sp_report *report, bool
     int e = call(r, SP_WIRE_REPORT, sizeof *m, -1, SP_WIRE_REPORTED);
     if (e)
         return e;
-    r->paused = ((const struct sp_wire_pause *)r->reply)->pause;
+    const struct sp_wire_reported *reply = (const struct sp_wire_reported *)r->reply;
+    r->paused = reply->pause;
     *ret_pause = r->paused;
+    l->cpu_until_ns = reply->cpu_until_ns;
+    l->cpu_bounded = l->cpu_until_ns != SP_BUDGET_NONE;
     return 0;
 }
 

@@ -24,8 +24,20 @@ bool sp_ksm_file(size_t i, struct sp_ksm_file *ret_file) {
     return true;
 }
 
+/* All values, that which it has in brackets. */
+static size_t names_text(const char *const *names, uint64_t v, char ret_text[SP_KSM_TEXT_BYTES]) {
+    size_t used = 0;
+    for (uint64_t i = 0; names[i] && used < SP_KSM_TEXT_BYTES; i++)
+        used += (size_t)snprintf(ret_text + used, SP_KSM_TEXT_BYTES - used, i == v ? "%s[%s]" : "%s%s",
+                                 i ? " " : "", names[i]);
+    return used + (size_t)snprintf(ret_text + used, SP_KSM_TEXT_BYTES - used, "\n");
+}
+
 size_t sp_ksm_text(const struct sp_ksm_file *f, const struct sp_settings *s, const struct sp_counters *c,
                    char ret_text[SP_KSM_TEXT_BYTES]) {
+    const char *const *names = f->setting >= 0 ? sp_setting_names((size_t)f->setting) : NULL;
+    if (names)
+        return names_text(names, s->v[f->setting], ret_text);
     uint64_t v = f->setting >= 0   ? s->v[f->setting]
                  : f->counter >= 0 ? c->v[f->counter]
                                    : sp_counters_general_profit(c);
@@ -74,10 +86,26 @@ static int parse_switch(const char *text, size_t bytes, uint64_t *ret) {
     return on || off ? 0 : -EINVAL;
 }
 
+/* As sysfs_streq(): up to a 0, with a line's end or without. */
+static int parse_name(const char *text, size_t bytes, const char *const *names, uint64_t *ret) {
+    size_t n = strnlen(text, bytes);
+    if (n && text[n - 1] == '\n')
+        n--;
+    for (uint64_t i = 0; names[i]; i++) {
+        if (strlen(names[i]) != n || memcmp(names[i], text, n) != 0)
+            continue;
+        *ret = i;
+        return 0;
+    }
+    return -EINVAL;
+}
+
 int sp_ksm_parse(const struct sp_ksm_file *f, const char *text, size_t bytes, uint64_t *ret_value) {
     const struct sp_setting_info *info = &sp_setting_info[f->setting];
+    const char *const *names = sp_setting_names((size_t)f->setting);
     uint64_t v;
-    int r = strcmp(info->unit, "bool") == 0             ? parse_switch(text, bytes, &v)
+    int r = names                                       ? parse_name(text, bytes, names, &v)
+            : strcmp(info->unit, "bool") == 0           ? parse_switch(text, bytes, &v)
             : f->setting == SP_SETTING_max_page_sharing ? parse_sharing(text, bytes, &v)
                                                         : parse_number(text, bytes, &v);
     if (r == -ERANGE && f->setting == SP_SETTING_max_page_sharing)

@@ -4,9 +4,9 @@
  * tables of settings and counters. Pure: who may read or write what, and how the files come to be, is the
  * caller's matter.
  *
- * What the kernel has and this has not: merge_across_nodes, as a kernel without NUMA; advisor_*, as one
- * before 6.8; stable_node_chains_prune_millisecs, because there are no chains (core/stable.h). A file that is
- * there does what it says.
+ * What the kernel has and this has not: merge_across_nodes, as a kernel without NUMA. A file that is there
+ * does what it says; stable_node_chains_prune_millisecs has nothing to do, as there are no chains
+ * (core/stable.h), and is there for tools that write it.
  */
 #ifndef SP_CORE_KSM_FILES_H
 #define SP_CORE_KSM_FILES_H
@@ -26,14 +26,15 @@ struct sp_ksm_file {
 /* The i-th file, from 0; false beyond the last. In the order of the tables. */
 bool sp_ksm_file(size_t i, struct sp_ksm_file *ret_file);
 
-/* What reading the file gives: the number and a line's end. Returns the length. */
+/* What reading the file gives: the number, or all names with the value's in brackets, and a line's end.
+ * Returns the length. */
 size_t sp_ksm_text(const struct sp_ksm_file *f, const struct sp_settings *s, const struct sp_counters *c,
                    char ret_text[SP_KSM_TEXT_BYTES]);
 
 /*
  * What was written to the file of a setting, as mm/ksm.c takes it: a number as kstrtouint(9) reads it, or,
- * where the setting is a switch, what kstrtobool(9) makes of its first letters. -EINVAL: neither, or out of
- * range; -ERANGE: max_page_sharing beyond an int.
+ * where the setting is a switch, what kstrtobool(9) makes of its first letters, or one of its names. -EINVAL:
+ * none of them, or out of range; -ERANGE: max_page_sharing beyond an int.
  */
 SP_WARN_UNUSED int sp_ksm_parse(const struct sp_ksm_file *f, const char *text, size_t bytes,
                                 uint64_t *ret_value);

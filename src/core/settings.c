@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * See settings.h. The text is parsed into a copy, which is taken over when all of it was right. Values are
- * plain decimal digits: a sign, a blank or a unit is malformed rather than guessed at.
+ * plain decimal digits, or names where they have such: a sign, a blank or a unit is malformed rather than
+ * guessed at.
  */
 #include "core/settings.h"
 
@@ -18,6 +19,16 @@ const struct sp_setting_info sp_setting_info[SP_SETTING_COUNT] = {
     {#name, #unit, def, min, max, SP_SETTING_OF_##scope, SP_ORIGIN_##origin, meaning},
     SP_SETTINGS(X)
 #undef X
+};
+
+#define N(name, ...) static const char *const name##_names[] = {__VA_ARGS__, NULL};
+SP_SETTING_NAMES(N)
+#undef N
+
+static const char *const *const value_names[SP_SETTING_COUNT] = {
+#define N(name, ...) [SP_SETTING_##name] = name##_names,
+    SP_SETTING_NAMES(N)
+#undef N
 };
 
 struct error_text {
@@ -92,6 +103,42 @@ int sp_setting_find(const char *name) {
     return setting_find((struct piece){name, strlen(name)});
 }
 
+const char *const *sp_setting_names(size_t setting) {
+    return value_names[setting];
+}
+
+struct sp_setting_text sp_setting_text(size_t setting, uint64_t value) {
+    struct sp_setting_text t;
+    if (value_names[setting] && value <= sp_setting_info[setting].value_max)
+        (void)snprintf(t.text, sizeof t.text, "%s", value_names[setting][value]);
+    else
+        (void)snprintf(t.text, sizeof t.text, "%" PRIu64, value);
+    return t;
+}
+
+struct sp_setting_text sp_setting_allowed(size_t setting) {
+    const struct sp_setting_info *info = &sp_setting_info[setting];
+    struct sp_setting_text t = {""};
+    size_t used = 0;
+    if (!value_names[setting])
+        (void)snprintf(t.text, sizeof t.text, "%" PRIu64 " to %" PRIu64, info->value_min, info->value_max);
+    for (size_t i = 0; value_names[setting] && value_names[setting][i] && used < sizeof t.text; i++)
+        used += (size_t)snprintf(t.text + used, sizeof t.text - used, "%s%s", i ? ", " : "",
+                                 value_names[setting][i]);
+    return t;
+}
+
+/* 0 or -EINVAL. */
+static int name_parse(struct piece text, const char *const *names, uint64_t *ret) {
+    for (uint64_t i = 0; names[i]; i++) {
+        if (!is_word(text, names[i]))
+            continue;
+        *ret = i;
+        return 0;
+    }
+    return -EINVAL;
+}
+
 /* 0, -EINVAL, or -ERANGE when the number does not fit. */
 static int number_parse(struct piece text, uint64_t *ret) {
     uint64_t v = 0;
@@ -113,14 +160,17 @@ static bool in_range(const struct sp_setting_info *info, uint64_t v) {
 
 static int value_parse(int setting, struct piece text, uint64_t *ret, const struct error_text *error) {
     const struct sp_setting_info *info = &sp_setting_info[setting];
+    const char *const *names = sp_setting_names((size_t)setting);
     uint64_t v = 0;
-    int r = number_parse(text, &v);
+    int r = names ? name_parse(text, names, &v) : number_parse(text, &v);
     if (r == 0 && !in_range(info, v))
         r = -ERANGE;
     if (r < 0)
-        return fail(error, r, "%s '%s' for %s; allowed: %" PRIu64 " to %" PRIu64 " (%s)",
-                    r == -ERANGE ? "value out of range" : "malformed value", show(text).text, info->name,
-                    info->value_min, info->value_max, info->unit);
+        return fail(error, r, "%s '%s' for %s; allowed: %s (%s)",
+                    r == -ERANGE ? "value out of range"
+                    : names      ? "unknown value"
+                                 : "malformed value",
+                    show(text).text, info->name, sp_setting_allowed((size_t)setting).text, info->unit);
     *ret = v;
     return 0;
 }

@@ -20,9 +20,12 @@
  * walks all sharers of a page) are unbounded unless set. run is 1 and use_zero_pages on: whoever starts us
  * wants them.
  *
+ * advisor_max_cpu bounds with advisor_mode=scan-time, as KSM's does, and else only where somebody has chosen
+ * another value than the default, which would waste what we are for like those two: core/budget.h. The
+ * advisor itself is core/advisor.h. stable_node_chains_prune_millisecs acts on nothing: core/stable.h.
+ *
  * Not here: merge_across_nodes. To keep nodes apart soundly, a domain would need a store and an index for
- * each node, and the kernel to be asked for every page's node before each question. And none of what steers
- * chains (stable_node_chains_prune_millisecs): there are none, see core/stable.h.
+ * each node, and the kernel to be asked for every page's node before each question.
  *
  * worker_start_kbytes is H10's, exposure_max_percent H15's.
  */
@@ -33,6 +36,12 @@
 
 #define SP_UNBOUNDED_PAGES   UINT32_MAX
 #define SP_UNBOUNDED_SHARING INT32_MAX
+#define SP_ADVISOR_MAX_CPU   70
+
+/* Values that have names, from 0; all other settings are plain numbers. */
+#define SP_ADVISOR_NONE      0
+#define SP_ADVISOR_SCAN_TIME 1
+#define SP_SETTING_NAMES(N)  N(advisor_mode, "none", "scan-time")
 
 #define SP_SETTINGS(X)                                                                                       \
     X(run, mode, 1, 0, 2, USER, KSM,                                                                         \
@@ -55,6 +64,25 @@
     X(use_zero_pages, bool, 1, 0, 1, USER, KSM,                                                              \
       "give pages of zeros back to the kernel instead of sharing them")                                      \
     X(smart_scan, bool, 1, 0, 1, USER, KSM, "leave pages that failed to merge alone for longer and longer")  \
+    X(advisor_mode, name, 0, 0, 1, USER, KSM,                                                                \
+      "scan-time: choose pages_to_scan so that everything is read in advisor_target_scan_time; none: do "    \
+      "not")                                                                                                 \
+    X(advisor_max_cpu, percent, SP_ADVISOR_MAX_CPU, 0, UINT32_MAX, USER, KSM,                                \
+      "most of one CPU that a domain's programs and the daemon use for it, together, over a minute; 70: "    \
+      "only "                                                                                                \
+      "with advisor_mode=scan-time")                                                                         \
+    X(advisor_target_scan_time, s, 200, 1, UINT32_MAX, USER, KSM,                                            \
+      "time in which the advisor wants all that was written to be read once")                                \
+    X(advisor_min_pages_to_scan, pages, 500, 0, UINT32_MAX, USER, KSM,                                       \
+      "least pages_to_scan that the advisor chooses, and where it begins")                                   \
+    X(advisor_max_pages_to_scan, pages, 30000, 0, UINT32_MAX, USER, KSM,                                     \
+      "most pages_to_scan that the advisor chooses")                                                         \
+    X(stable_node_chains_prune_millisecs, ms, 2000, 0, UINT32_MAX, USER, KSM,                                \
+      "taken and shown for tools that set it; there are no chains to prune")                                 \
+    X(lazy_max_cpu, percent, 0, 0, 100, USER, OWN,                                                           \
+      "the same as advisor_max_cpu while memory is plentiful, until there is memory pressure; 0: off, "      \
+      "always "                                                                                              \
+      "keen")                                                                                                \
     X(store_max_mbytes, MiB, 0, 0, 1073741824, LIMIT, OWN,                                                   \
       "most memory the store of a domain may hold; 0: no limit")                                             \
     X(exposure_max_percent, percent, 0, 0, 10000, DAEMON, OWN,                                               \
@@ -80,6 +108,16 @@ struct sp_setting_info {
 };
 
 extern const struct sp_setting_info sp_setting_info[SP_SETTING_COUNT];
+
+/* The names of its values, ended by NULL; NULL for a plain number. */
+const char *const *sp_setting_names(size_t setting);
+
+/* A value, and what is allowed ("0 to 2", or the names), as people and files have them. */
+struct sp_setting_text {
+    char text[48];
+};
+struct sp_setting_text sp_setting_text(size_t setting, uint64_t value);
+struct sp_setting_text sp_setting_allowed(size_t setting);
 
 struct sp_settings {
     uint64_t v[SP_SETTING_COUNT];

@@ -13,6 +13,9 @@
  * gets an equal share, at least one page. So a domain may read less than it is allowed while some of its
  * clients have nothing to read, and never more, unless there are more clients than pages. When clients come
  * and go their shares follow, but not all the time.
+ *
+ * While the advisor is on pages_to_scan is what it advises, and nobody else's to set; what was set before
+ * counts again when it is switched off.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -20,6 +23,7 @@
 #include <unistd.h>
 
 #include "daemon/log.h"
+#include "daemon/policy.h"
 #include "daemon/session.h"
 
 #define SHARES_NS UINT64_C(500000000)
@@ -27,15 +31,15 @@
 /* ---- telling ---- */
 
 static bool is_bounded(const struct domain *d) {
-    uint64_t bound = d->settings.v[SP_SETTING_pages_to_scan];
+    uint64_t bound = policy_settings(d).v[SP_SETTING_pages_to_scan];
     return bound != 0 && bound != SP_UNBOUNDED_PAGES;
 }
 
 void control_settings(const struct domain *d, struct sp_settings *ret_settings) {
-    *ret_settings = d->settings;
+    *ret_settings = policy_settings(d);
     if (!is_bounded(d) || d->connected < 2)
         return;
-    uint64_t share = d->settings.v[SP_SETTING_pages_to_scan] / d->connected;
+    uint64_t share = ret_settings->v[SP_SETTING_pages_to_scan] / d->connected;
     ret_settings->v[SP_SETTING_pages_to_scan] = share ? share : 1;
 }
 
@@ -53,6 +57,13 @@ void control_tell(struct session *s) {
     session_send(s, &message, sizeof message, -1);
 }
 
+/* Whether the advisor stands in the way of what is given, in a domain with these settings. */
+static bool advised(const struct sp_settings *s, const struct sp_settings_change *c) {
+    struct sp_settings then = *s;
+    sp_settings_apply(&then, c);
+    return c->given[SP_SETTING_pages_to_scan] && policy_advises(&then);
+}
+
 /* The domain's clients are to be told anew. */
 static void changed(struct domain *d) {
     d->shares = d->connected;
@@ -64,6 +75,11 @@ static void tell_all(struct sessions *all) {
         next = s->next;
         control_tell(s);
     }
+}
+
+void control_advised(struct sessions *all, struct domain *d) {
+    changed(d);
+    tell_all(all);
 }
 
 uint64_t control_work(struct sessions *all, uint64_t now_ns) {
@@ -112,8 +128,8 @@ static void change_text(const struct sp_settings_change *c, char *text, size_t b
     *text = '\0';
     for (size_t i = 0; i < SP_SETTING_COUNT && n < bytes; i++)
         if (c->given[i])
-            n += (size_t)snprintf(text + n, bytes - n, " %s=%llu", sp_setting_info[i].name,
-                                  (unsigned long long)c->values.v[i]);
+            n += (size_t)snprintf(text + n, bytes - n, " %s=%s", sp_setting_info[i].name,
+                                  sp_setting_text(i, c->values.v[i]).text);
 }
 
 static void log_change(uid_t uid, pid_t pid, const uid_t *domain, const char *text) {
@@ -123,6 +139,17 @@ static void log_change(uid_t uid, pid_t pid, const uid_t *domain, const char *te
     if (domain)
         snprintf(whose, sizeof whose, "uid %u", (unsigned)*domain);
     log_client("process %d of uid %u sets, for %s:%s", (int)pid, (unsigned)uid, whose, text);
+}
+
+/* As in KSM, whose error the files have (ksmfs.c). */
+static int permit_pages(struct service *service, const uid_t *domain, const struct sp_settings_change *c) {
+    const struct domain *one = domain ? service_domain_find(service, *domain) : NULL;
+    if (domain)
+        return advised(one ? &one->settings : &service->settings, c) ? -EBUSY : 0;
+    bool any = advised(&service->settings, c);
+    for (const struct domain *d = service->domains; d; d = d->next)
+        any |= advised(&d->settings, c);
+    return any ? -EBUSY : 0;
 }
 
 static void domain_set(struct domain *d, const struct sp_settings_change *c) {
@@ -156,10 +183,12 @@ bool control_sees(uid_t uid, const struct domain *d) {
 
 int control_change(struct sessions *all, uid_t uid, pid_t pid, const uid_t *domain,
                    const struct sp_settings_change *c) {
-    char text[512];
+    char text[1024];
     if (!domain && !control_controls(uid))
         domain = &uid;
     int r = permit(uid, domain, c);
+    if (!r)
+        r = permit_pages(all->service, domain, c);
     change_text(c, text, sizeof text);
     if (r)
         return r;

@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/magic.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
@@ -15,6 +16,7 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 #include "os/socket.h"
@@ -116,6 +118,26 @@ int host_uffd_device(int *ret_fd) {
     if (r < 0)
         return r;
     *ret_fd = r;
+    return 0;
+}
+
+static bool is_of_kernel(int fd) {
+    struct statfs fs;
+    return !fstatfs(fd, &fs) && (fs.f_type == PROC_SUPER_MAGIC || fs.f_type == CGROUP2_SUPER_MAGIC);
+}
+
+int host_pressure_trigger(const char *path, unsigned stall_us, unsigned window_us, int *ret_fd) {
+    char text[64];
+    int fd = result(open(path, O_RDWR | O_NONBLOCK | O_CLOEXEC));
+    if (fd < 0)
+        return fd;
+    int n = snprintf(text, sizeof text, "some %u %u", stall_us, window_us);
+    int r = is_of_kernel(fd) ? (int)result(write(fd, text, (size_t)n + 1)) : -EOPNOTSUPP;
+    if (r < 0) {
+        (void)close(fd);
+        return r;
+    }
+    *ret_fd = fd;
     return 0;
 }
 

@@ -35,6 +35,10 @@ SP_WARN_UNUSED int host_signals(int *ret_fd);
 SP_WARN_UNUSED int host_process(pid_t pid, int *ret_fd);
 /* /dev/userfaultfd, open for reading and writing. */
 SP_WARN_UNUSED int host_uffd_device(int *ret_fd);
+/* A descriptor that has EPOLLPRI each time that some task has waited for memory for so long within so long
+ * (Documentation/accounting/psi.rst). -EOPNOTSUPP: nothing is written to a file that is not the kernel's. */
+SP_WARN_UNUSED int host_pressure_trigger(const char *path, unsigned stall_us, unsigned window_us,
+                                         int *ret_fd);
 /* Whether the descriptor, which may be anything, is a userfaultfd. Never blocks, whatever it is. */
 bool host_is_userfaultfd(int fd);
 /* What is not there is not waited for (O_NONBLOCK). */

@@ -26,6 +26,7 @@
 
 #include "core/ksm_files.h"
 #include "daemon/log.h"
+#include "daemon/policy.h"
 
 #define FIRST_FILE (FUSE_ROOT_ID + 1)
 /* What sysfs says of each file, and takes of each write. */
@@ -56,18 +57,18 @@ static bool file_of(fuse_ino_t inode, struct sp_ksm_file *ret_file) {
 static size_t text_of(const struct sessions *all, uid_t uid, const struct sp_ksm_file *f,
                       char ret_text[SP_KSM_TEXT_BYTES]) {
     const struct service *s = all->service;
-    const struct sp_settings *settings = &s->settings;
+    struct sp_settings settings = policy_settings_of_all(s);
     struct sp_counters sum = {{0}}, one;
     for (const struct domain *d = s->domains; d; d = d->next) {
         if (!control_sees(uid, d))
             continue;
         if (!control_controls(uid))
-            settings = &d->settings;
+            settings = policy_settings(d);
         domain_counters(d, &one, NULL);
         for (size_t i = 0; i < SP_COUNTER_COUNT; i++)
             sum.v[i] += one.v[i];
     }
-    return sp_ksm_text(f, settings, &sum, ret_text);
+    return sp_ksm_text(f, &settings, &sum, ret_text);
 }
 
 /* Everybody may write what is theirs: that, and not the mode, decides. */
@@ -185,7 +186,8 @@ static int file_write(fuse_req_t request, const struct sp_ksm_file *f, const cha
         return r;
     change.given[f->setting] = true;
     change.values.v[f->setting] = value;
-    return control_change(all, asker(request), fuse_req_ctx(request)->pid, NULL, &change);
+    r = control_change(all, asker(request), fuse_req_ctx(request)->pid, NULL, &change);
+    return r == -EBUSY ? -EINVAL : r; /* pages_to_scan, while it is the advisor's */
 }
 
 /* Wherever it is written, it is the value. */

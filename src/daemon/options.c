@@ -24,6 +24,7 @@ enum option_value {
     OPTION_SET,
     OPTION_CONFIG,
     OPTION_KSM_FILES,
+    OPTION_PRESSURE_FILE,
     OPTION_ONLY_UID,
     OPTION_OWNER_PID,
     OPTION_ALIVE,
@@ -38,6 +39,7 @@ static const struct option table[] = {
     {"set", required_argument, NULL, OPTION_SET},
     {"config", required_argument, NULL, OPTION_CONFIG},
     {"ksm-files", required_argument, NULL, OPTION_KSM_FILES},
+    {"pressure-file", required_argument, NULL, OPTION_PRESSURE_FILE},
     {"only-uid", required_argument, NULL, OPTION_ONLY_UID},
     {"owner-pid", required_argument, NULL, OPTION_OWNER_PID},
     {"alive", required_argument, NULL, OPTION_ALIVE},
@@ -63,6 +65,8 @@ static const char usage[] =
     "  --ksm-files DIR      serve the files of /sys/kernel/mm/ksm at DIR, an empty directory (FUSE): who "
     "reads\n"
     "                       or writes them asks and sets this daemon, each user their own domain\n"
+    "  --pressure-file FILE where to find out about memory pressure, for lazy_max_cpu: a cgroup's\n"
+    "                       memory.pressure, for instance (default: /proc/pressure/memory)\n"
     "  --only-uid UID       serve this user only (default: as root and without --owner-pid everybody,\n"
     "                       else the user it runs as)\n"
     "  --foreground         do not go into the background (it never does)\n"
@@ -79,8 +83,8 @@ static void help(void) {
     fputs(usage, stdout);
     for (size_t i = 0; i < SP_SETTING_COUNT; i++) {
         const struct sp_setting_info *s = &sp_setting_info[i];
-        printf("  %s=%llu  (%s, %llu to %llu)\n      %s\n", s->name, (unsigned long long)s->value_default,
-               s->unit, (unsigned long long)s->value_min, (unsigned long long)s->value_max, s->meaning);
+        printf("  %s=%s  (%s, %s)\n      %s\n", s->name, sp_setting_text(i, s->value_default).text, s->unit,
+               sp_setting_allowed(i).text, s->meaning);
     }
 }
 
@@ -140,6 +144,9 @@ static enum options_result take(struct options *o, int option, const char *value
     case OPTION_KSM_FILES:
         o->ksm_files = value;
         return *value ? OPTIONS_RUN : bad("--ksm-files: a directory is needed");
+    case OPTION_PRESSURE_FILE:
+        o->pressure_file = value;
+        return *value ? OPTIONS_RUN : bad("--pressure-file: a file is needed");
     case OPTION_ONLY_UID:
         if (!number(value, UINT32_MAX - 1, &v))
             return bad("--only-uid %s: not a user number", value);

@@ -13,11 +13,12 @@ struct options {
     struct sp_settings settings;
     bool only_uid_set;
     uid_t only_uid;
-    pid_t owner_pid;       /* 0: none, the daemon runs until it is told to end */
-    const char *config;    /* --config; NULL: not given */
-    const char *ksm_files; /* directory at which they are served; NULL: nowhere */
-    const char *alive;     /* file that every process mapped which may still need us; NULL: none */
-    int ready_fd;          /* -1: none */
+    pid_t owner_pid;           /* 0: none, the daemon runs until it is told to end */
+    const char *config;        /* --config; NULL: not given */
+    const char *ksm_files;     /* directory at which they are served; NULL: nowhere */
+    const char *pressure_file; /* NULL: the machine's */
+    const char *alive;         /* file that every process mapped which may still need us; NULL: none */
+    int ready_fd;              /* -1: none */
 };
 
 enum options_result { OPTIONS_RUN, OPTIONS_DONE, OPTIONS_BAD };

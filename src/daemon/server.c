@@ -10,6 +10,7 @@
 
 #include "daemon/ksmfs.h"
 #include "daemon/log.h"
+#include "daemon/pressure.h"
 #include "daemon/session.h"
 #include "os/socket.h"
 #include "os/thread.h"
@@ -32,6 +33,7 @@ struct server {
     const struct options *options;
     struct service service;
     struct sessions sessions;
+    struct pressure pressure;
     struct ksmfs *ksm_files;                /* NULL: not served */
     struct source listener, signals, owner; /* fd -1: none */
     struct host_file socket_file;
@@ -182,6 +184,7 @@ static uint64_t work(struct server *v) {
         sessions_send_pause(&v->sessions);
     }
     next_ns = earlier(next_ns, control_work(&v->sessions, now_ns));
+    next_ns = earlier(next_ns, pressure_work(&v->pressure, now_ns));
     next_ns = earlier(next_ns, send_hints(v, now_ns));
     sessions_collect(&v->sessions);
     if (!v->end && nobody_needs_us(v, now_ns)) {
@@ -269,6 +272,7 @@ static int start(struct server *v) {
         r = host_poll_add(v->sessions.poll_fd, &v->signals, EPOLLIN);
     if (r)
         return fail("start", r);
+    pressure_init(&v->pressure, &v->service, v->sessions.poll_fd, v->options->pressure_file);
     r = open_socket(v);
     if (r)
         return r;
@@ -316,6 +320,7 @@ static void stop(struct server *v) {
     ksmfs_free(v->ksm_files);
     sessions_deinit(&v->sessions);
     service_deinit(&v->service);
+    pressure_deinit(&v->pressure);
     /* Not the listener: who waits to be accepted may have sent anything. The end of the process, which waits
      * for nobody, closes it. */
     close_if_open(v->signals.fd);
@@ -345,6 +350,7 @@ int server_run(const struct options *o) {
     v = (struct server){
         .options = o,
         .sessions = {.service = &v.service, .poll_fd = -1, .uffd_device = -1, .started_ns = sp_now_ns()},
+        .pressure = {.source.fd = -1},
         .listener = {.fd = -1, .ready = listener_ready},
         .signals = {.fd = -1, .ready = signals_ready},
         .owner = {.fd = -1, .ready = owner_ready},

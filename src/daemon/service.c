@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "daemon/log.h"
+#include "daemon/policy.h"
 #include "daemon/scans.h"
 #include "merge/engine.h"
 #include "os/mapping.h"
@@ -101,6 +102,7 @@ void domain_settings_changed(struct domain *d) {
     if (!++d->settings_number)
         d->settings_number = 1;
     domain_limit(d);
+    policy_changed(d, sp_now_ns());
 }
 
 void service_settings_changed(struct service *s) {
@@ -198,6 +200,7 @@ int service_domain(struct service *s, uid_t uid, struct domain **ret_domain) {
             return r;
         d->next = s->domains;
         s->domains = d;
+        policy_changed(d, sp_now_ns());
     }
     *ret_domain = d;
     return 0;
@@ -408,6 +411,7 @@ static void hinted_remove(struct member *m) {
 void member_gone(struct member *m, uint64_t now_ns) {
     struct domain *d = m->domain;
     domain_note_saved(d);
+    policy_left(m, now_ns);
     counters_keep(d, m);
     sp_counters_subtract(&d->sum, &m->counters);
     hinted_remove(m);

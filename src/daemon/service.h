@@ -11,6 +11,8 @@
 
 #include <sys/types.h>
 
+#include "core/advisor.h"
+#include "core/budget.h"
 #include "core/domain.h"
 #include "core/fingerprint.h"
 #include "daemon/families.h"
@@ -39,6 +41,7 @@ struct member {
     struct sp_counters counters; /* as last reported */
     uint64_t reported_ns;        /* when that was; 0: not yet */
     struct sp_histogram freezes;
+    struct sp_allowance allowance;
     struct family family;
     RB_ENTRY(member) looks_link; /* in service.looks, where `looks_in` */
     uint64_t looks_ns;
@@ -68,9 +71,13 @@ struct domain {
     uint64_t tokens;             /* that its families hold on to, a descriptor each */
     uint64_t heap_bytes;         /* of the index */
     uint64_t saved_peak_bytes;
-    uint64_t full_scans;              /* see scans.h */
-    uint64_t unscanned;               /* connected members that are still to come round for the next one */
-    bool any_scanned;                 /* and one has */
+    uint64_t full_scans;     /* see scans.h */
+    uint64_t unscanned;      /* connected members that are still to come round for the next one */
+    bool any_scanned;        /* and one has */
+    struct sp_budget budget; /* see policy.h */
+    struct sp_advisor advisor;
+    uint64_t advised_scans;           /* full_scans that the advisor knows of */
+    uint64_t cpu_ns;                  /* used for it, by clients and here */
     struct sp_counters sum;           /* over the members' last reports */
     struct sp_counters gone_counters; /* of clients that have gone: the totals, which only grow */
     struct sp_histogram gone_freezes;
@@ -91,6 +98,11 @@ struct service {
     uint64_t sweeping;      /* domains that are */
     struct punches punches; /* whose owners are domains */
     uint64_t shares_ns; /* when control.c looks at the domains' shares; 0: at once, somebody came or went */
+    bool pressed;       /* memory is short */
+    uint64_t bounded;   /* domains that have a CPU budget; what follows counts while there are any */
+    uint64_t tick_ns;   /* when what is used for nobody in particular is paid for next */
+    uint64_t cpu_ns;    /* of the daemon, when that was done last */
+    uint64_t served_ns; /* of what came since: paid for already */
 };
 
 /* `tokens_max`: of each domain. */

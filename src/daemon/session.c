@@ -9,6 +9,7 @@
 #include <sys/epoll.h>
 
 #include "daemon/log.h"
+#include "daemon/policy.h"
 #include "os/socket.h"
 #include "os/thread.h"
 #include "os/uffd.h"
@@ -361,11 +362,16 @@ static void on_segment(struct session *s, struct request *q) {
 }
 
 static void on_report(struct session *s, struct request *q) {
-    member_report(s->member, q->message, sp_now_ns());
-    control_tell(s);
+    uint64_t now_ns = sp_now_ns();
+    member_report(s->member, q->message, now_ns);
+    if (policy_reported(s->member, now_ns))
+        control_advised(s->all, s->member->domain);
+    if (!s->ended)
+        control_tell(s);
     if (s->ended)
         return;
-    struct sp_wire_pause m = {.pause = s->all->service->paused};
+    struct sp_wire_reported m = {.pause = s->all->service->paused,
+                                 .cpu_until_ns = s->member->allowance.until_ns};
     sp_wire_header_init(&m.header, SP_WIRE_REPORTED, sizeof m, sequence_of(q));
     session_send(s, &m, sizeof m, -1);
 }
@@ -434,8 +440,7 @@ static void receive_one(struct session *s) {
         handle(s, (size_t)n, fds, n_fds);
 }
 
-static void session_ready(struct source *source, uint32_t events) {
-    struct session *s = (struct session *)source;
+static void session_work(struct session *s, uint32_t events) {
     if (!s->ended && events & EPOLLOUT)
         queue_flush(s);
     /* One message, then the others have their turn: the loop comes back for the next. */
@@ -444,6 +449,15 @@ static void session_ready(struct source *source, uint32_t events) {
     /* The peer has gone. What it sent before is read first, unless it never took our replies. */
     if (!s->ended && events & (EPOLLHUP | EPOLLERR) && (!(events & EPOLLIN) || s->queued >= QUEUE_MAX))
         session_end(s, 0, NULL);
+}
+
+static void session_ready(struct source *source, uint32_t events) {
+    struct session *s = (struct session *)source;
+    struct service *service = s->all->service;
+    struct domain *d = s->member ? s->member->domain : NULL;
+    uint64_t begun_ns = policy_serve(service);
+    session_work(s, events);
+    policy_served(service, d, begun_ns);
 }
 
 int session_new(struct sessions *all, int fd, pid_t pid, uid_t uid) {

@@ -87,13 +87,15 @@ bool control_controls(uid_t uid);
 bool control_sees(uid_t uid, const struct domain *d);
 /* Changes settings for a user: of that domain, or (NULL) of all that they control. 0, -EACCES (somebody
  * else's domain, or a setting that is not the user's to change), -ESRCH (no such domain), -EINVAL (a setting
- * of all domains together for one of them), -ENOMEM. */
+ * of all domains together for one of them), -EBUSY (pages_to_scan while it is the advisor's), -ENOMEM. */
 SP_WARN_UNUSED int control_change(struct sessions *all, uid_t uid, pid_t pid, const uid_t *domain,
                                   const struct sp_settings_change *c);
 /* The same, as SET asks for it. */
 SP_WARN_UNUSED int control_set(struct session *s, const struct sp_wire_set *m);
 /* The settings by which each client of the domain is to work. */
 void control_settings(const struct domain *d, struct sp_settings *ret_settings);
+/* The advisor has another advice for the domain: its clients are told. */
+void control_advised(struct sessions *all, struct domain *d);
 /* Tells the client if it has not been told the latest settings. */
 void control_tell(struct session *s);
 /* What is due. Returns when there will be more to do (UINT64_MAX: nothing). */

@@ -3,6 +3,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "daemon/policy.h"
 #include "daemon/session.h"
 #include "os/thread.h"
 
@@ -20,7 +21,9 @@ static void send_daemon(struct session *s, uint32_t sequence) {
                                       .uptime_ns = sp_now_ns() - s->all->started_ns,
                                       .n_domains = n,
                                       .control = control_controls(s->uid)};
-    memcpy(m.settings, s->all->service->settings.v, sizeof m.settings);
+    struct sp_settings settings =
+        m.control ? policy_settings_of_all(s->all->service) : s->all->service->settings;
+    memcpy(m.settings, settings.v, sizeof m.settings);
     sp_wire_header_init(&m.header, SP_WIRE_STATUS_DAEMON, sizeof m, sequence);
     session_send(s, &m, sizeof m, -1);
 }
@@ -33,7 +36,8 @@ static void send_domain(struct session *s, uint32_t sequence, struct domain *d) 
                                       .store_bytes = store_memory(&d->store),
                                       .families_waiting = d->waiting,
                                       .settings_number = d->settings_number};
-    memcpy(m.settings, d->settings.v, sizeof m.settings);
+    struct sp_settings settings = policy_settings(d);
+    memcpy(m.settings, settings.v, sizeof m.settings);
     sp_wire_header_init(&m.header, SP_WIRE_STATUS_DOMAIN, sizeof m, sequence);
     domain_counters(d, &m.counters, &m.freezes);
     m.saved_bytes = sp_counters_saved_bytes(&m.counters);

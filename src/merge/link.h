@@ -12,6 +12,7 @@
 #ifndef SP_MERGE_LINK_H
 #define SP_MERGE_LINK_H
 
+#include "core/budget.h"
 #include "core/counters.h"
 #include "core/domain.h"
 #include "core/fingerprint.h"
@@ -113,6 +114,10 @@ struct sp_link {
      * the number, which is another one each time, is not 0. */
     struct sp_settings settings;
     uint32_t settings_number;
+    /* Set by the link with each report: whether the CPU time of the worker is bounded, and up to which it may
+     * work, counted as in its reports (core/budget.h). */
+    bool cpu_bounded;
+    uint64_t cpu_until_ns;
 };
 
 #endif

@@ -11,6 +11,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "core/advisor.h"
 #include "os/filling.h"
 #include "os/lock.h"
 #include "os/mapping.h"
@@ -25,6 +26,8 @@
 #define EPOCHS_MAX    256
 #define HINTS_MAX     1024
 #define EPOCH_POLL_NS UINT64_C(100000000)
+/* Some task waited for memory for 5 % of the last ten seconds. */
+#define PRESSED 500
 
 /* An epoch that has ended: children forked before may still map what was given back in it. */
 struct epoch {
@@ -54,7 +57,11 @@ struct local {
     uint64_t next_poll_ns;
     struct sp_hint hints[HINTS_MAX];
     size_t n_hints;
-    bool hints_lost;     /* more than fit */
+    bool hints_lost; /* more than fit */
+    struct sp_budget budget;
+    struct sp_allowance allowance;
+    struct sp_advisor advisor;
+    uint64_t scans;      /* of the worker, when the advisor looked last */
     struct sp_lock lock; /* guards `copied` */
     struct sp_counters copied;
 };
@@ -181,6 +188,17 @@ static void local_close(struct sp_link *link) {
     l->n_epochs = l->n_hints = 0;
 }
 
+/* The budget and the advisor: what samepaged does for a domain of its own (daemon/policy.c). */
+static void steer_begin(struct local *l, uint64_t now_ns) {
+    l->budget = (struct sp_budget){0};
+    l->allowance = (struct sp_allowance){0};
+    l->advisor = (struct sp_advisor){0};
+    l->scans = 0;
+    l->link.cpu_bounded = false;
+    sp_budget_set(&l->budget, sp_budget_wanted(&l->settings, true), now_ns);
+    sp_advisor_set(&l->advisor, &l->settings, now_ns, 0);
+}
+
 static int local_open(struct sp_link *link, struct sp_welcome *ret_welcome) {
     struct local *l = local_of(link);
     uint8_t random[32];
@@ -208,7 +226,9 @@ static int local_open(struct sp_link *link, struct sp_welcome *ret_welcome) {
         return error;
     }
     l->epoch = 1;
+    steer_begin(l, sp_now_ns());
     *ret_welcome = (struct sp_welcome){.key = l->key, .settings = l->settings};
+    sp_advisor_apply(&l->advisor, &ret_welcome->settings);
     return 0;
 }
 
@@ -349,6 +369,35 @@ static int local_segment(struct sp_link *link, uint64_t segment, int *ret_fd) {
     return 0;
 }
 
+static void settings_tell(struct local *l) {
+    l->link.settings = l->settings;
+    sp_advisor_apply(&l->advisor, &l->link.settings);
+    l->link.settings_number++;
+}
+
+/* By what the kernel says now: nobody waits here to be told. */
+static void look_at_pressure(struct local *l, uint64_t now_ns) {
+    uint64_t share = 0;
+    if (!l->settings.v[SP_SETTING_lazy_max_cpu])
+        return;
+    int unused = sp_proc_pressure(SP_PROC_PRESSURE, &share); /* none */
+    (void)unused;
+    sp_budget_set(&l->budget, sp_budget_wanted(&l->settings, share < PRESSED), now_ns);
+}
+
+static void steer(struct local *l, const struct sp_report *report, uint64_t now_ns) {
+    look_at_pressure(l, now_ns);
+    const uint64_t *v = report->counters.v;
+    uint64_t advice = l->advisor.pages;
+    if (v[SP_COUNTER_full_scans] != l->scans)
+        sp_advisor_scanned(&l->advisor, &l->settings, now_ns, v[SP_COUNTER_cpu_ns]);
+    l->scans = v[SP_COUNTER_full_scans];
+    if (l->advisor.pages != advice)
+        settings_tell(l);
+    l->link.cpu_until_ns = sp_budget_report(&l->budget, &l->allowance, v[SP_COUNTER_cpu_ns], now_ns);
+    l->link.cpu_bounded = l->link.cpu_until_ns != SP_BUDGET_NONE;
+}
+
 static int local_report(struct sp_link *link, const struct sp_report *report, bool *ret_pause) {
     struct local *l = local_of(link);
     uint64_t limit = l->settings.v[SP_SETTING_exposure_max_percent], available, total;
@@ -356,6 +405,7 @@ static int local_report(struct sp_link *link, const struct sp_report *report, bo
     sp_domain_counters(l->domain, &now);
     *ret_pause = limit && !sp_proc_memory(&available, &total) &&
                  now.v[SP_COUNTER_exposure_bytes] / 100 * 100 > available / 100 * limit;
+    steer(l, report, sp_now_ns());
     return 0;
 }
 

@@ -147,6 +147,10 @@ struct sp_worker {
     size_t round_left; /* windows that it has not come to since the last full scan */
     uint64_t interval_ns, last_pass_ns, next_pass_ns, next_link_ns, next_report_ns, next_count_ns,
         next_safe_ns;
+    uint64_t cpu_least_ns; /* CPU time that the pass at hand may reach in any case (budget.c) */
+    uint64_t cpu_retry_ns; /* how long to wait for more of it, */
+    uint64_t cpu_asked_ns; /* after this report, which brought none */
+    uint64_t reported_ns;  /* when it reported last */
     struct sp_report report;
     uint64_t paced_scans, paced_merges; /* what the counters were when the last pass began (pace.c) */
 };
@@ -171,6 +175,16 @@ void sp_worker_unlink(struct sp_worker *w);
 void sp_pace_begin(struct sp_worker *w);
 /* The shortest pause after it that the process's pace allows. */
 uint64_t sp_pace_pause_ns(const struct sp_worker *w);
+
+/* budget.c */
+/* Whether the domain's budget lets the worker begin something. */
+bool sp_cpu_may_begin(struct sp_worker *w);
+/* It does not: sets the next pass to when it may. */
+void sp_cpu_wait(struct sp_worker *w);
+/* A pass has looked what was written, for which it took so long: it may use as much again in any case. */
+void sp_cpu_looked(struct sp_worker *w, uint64_t began_ns);
+/* Whether what was begun is to end as soon as it can. */
+bool sp_cpu_is_used(const struct sp_worker *w);
 
 /* look.c */
 /* Registers ranges that are not yet armed with the userfaultfd. */

@@ -161,7 +161,7 @@ static void worker_link(struct sp_worker *w) {
     sp_engine_changed(e);
     sp_engine_unlock(e);
     set_state(w, w->uffd >= 0 ? SP_ENGINE_RUNNING : SP_ENGINE_NO_USERFAULTFD, error);
-    w->next_pass_ns = 0;
+    w->next_pass_ns = w->next_report_ns = 0; /* the report asks for CPU time */
 }
 
 /* ---- hints, debts, reports ---- */
@@ -270,7 +270,8 @@ static void worker_report(struct sp_worker *w) {
     w->report.counters = e->counters;
     w->report.freezes = e->freezes;
     sp_engine_unlock(e);
-    w->next_report_ns = sp_now_ns() + REPORT_NS;
+    w->reported_ns = sp_now_ns();
+    w->next_report_ns = w->reported_ns + REPORT_NS;
     if (w->linked && e->link->ops->report(e->link, &w->report, &w->paused))
         sp_worker_unlink(w);
 }
@@ -310,8 +311,8 @@ static struct sp_window *todo_take(struct sp_engine *e) {
 }
 
 /* Works through the windows that are in the list now; those queued meanwhile wait for the next pass. With
- * `hinted` only those that have hints. Ends early where the settings allow no more pages to be read: then the
- * windows that are left come first in the next pass. */
+ * `hinted` only those that have hints. Ends early where the settings allow no more pages to be read, or no
+ * more CPU time to be used: then the windows that are left come first in the next pass. */
 static void work_through(struct sp_worker *w, bool hinted) {
     struct sp_engine *e = w->engine;
     struct sp_merge_result unused = {0};
@@ -323,8 +324,8 @@ static void work_through(struct sp_worker *w, bool hinted) {
     if (!hinted && (!w->round_left || w->round_left > n))
         w->round_left = n;
     while (n-- && !__atomic_load_n(&e->quit, __ATOMIC_ACQUIRE) && !sp_obey_stopped(w)) {
-        if (!hinted && !w->scan_left) {
-            w->scan_cut = true;
+        if (sp_cpu_is_used(w) || (!hinted && !w->scan_left)) {
+            w->scan_cut |= !hinted;
             break;
         }
         sp_worker_lock(w);
@@ -349,6 +350,8 @@ static void work_through(struct sp_worker *w, bool hinted) {
 /* Follows hints between two looks. Where nothing can be merged they wait: the answers would be references to
  * pages that nobody maps. */
 static void worker_hinted(struct sp_worker *w) {
+    if (!sp_cpu_may_begin(w))
+        return;
     if (w->uffd >= 0)
         work_through(w, true);
     pay_debts(w);
@@ -451,6 +454,7 @@ static void scanning_pass(struct sp_worker *w) {
     sp_look_arm(w);
     sp_look_written(w, 0, UINT64_MAX);
     sp_look_huge(w);
+    sp_cpu_looked(w, cpu_ns);
     pay_debts(w); /* what is to be forgotten is, before it is asked about anew */
     work_through(w, false);
     list_hot(w);
@@ -468,7 +472,9 @@ static void scanning_pass(struct sp_worker *w) {
 }
 
 static void worker_pass(struct sp_worker *w) {
-    if (sp_obey_stopped(w))
+    if (!sp_cpu_may_begin(w))
+        sp_cpu_wait(w);
+    else if (sp_obey_stopped(w))
         stopped_pass(w);
     else
         scanning_pass(w);

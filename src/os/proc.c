@@ -257,6 +257,19 @@ int sp_proc_memory(uint64_t *ret_available_bytes, uint64_t *ret_total_bytes) {
     return 0;
 }
 
+int sp_proc_pressure(const char *path, uint64_t *ret_share) {
+    static const char start[] = "some avg10=";
+    char text[PIECE_BYTES];
+    int r = read_start(path, text, sizeof(text));
+    if (r < 0)
+        return r;
+    const char *fraction = text + sizeof(start) - 1 + strspn(text + sizeof(start) - 1, "0123456789");
+    if (strncmp(text, start, sizeof(start) - 1) != 0 || *fraction != '.')
+        return -EBADMSG;
+    *ret_share = read_decimal(text + sizeof(start) - 1) * 100 + read_decimal(fraction + 1) % 100;
+    return 0;
+}
+
 static uint32_t parse_version(const char *s) {
     uint32_t version = 0;
     for (int shift = 16; shift >= 0; shift -= 8) {

@@ -83,6 +83,11 @@ bool sp_proc_filtered(void);
 SP_WARN_UNUSED int sp_proc_dump_private_files(void);
 /* MemAvailable and MemTotal of the machine, bytes. */
 SP_WARN_UNUSED int sp_proc_memory(uint64_t *ret_available_bytes, uint64_t *ret_total_bytes);
+#define SP_PROC_PRESSURE "/proc/pressure/memory"
+/* How much of the last ten seconds some task had to wait for memory (Documentation/accounting/psi.rst:
+ * "some", avg10), in hundredths of a percent. -ENOENT, -EOPNOTSUPP: this kernel does not tell; -EBADMSG: it
+ * is another file. */
+SP_WARN_UNUSED int sp_proc_pressure(const char *path, uint64_t *ret_share);
 /* Kernel version as (major << 16 | minor << 8 | patch), and whether any swap is on (H25). */
 SP_WARN_UNUSED int sp_proc_kernel(uint32_t *ret_version, bool *ret_swap_on);
 /* Whether UFFDIO_MOVE can be trusted here (H25): false on kernels before the fix (mainline 6.16;

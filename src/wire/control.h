@@ -66,8 +66,9 @@ static inline bool sp_status_obeys(const struct sp_status_client *c, uint32_t se
 /*
  * Changes settings: of that user's domain, or (uid NULL) of all that the caller controls. All of them or, on
  * failure, none. As sp_control_status, and: -EPERM: that domain, or one of the settings, is not the caller's
- * to change; -ESRCH: that user has no domain; -EINVAL: a setting of all domains together for one of them.
- * Clients obey later: see sp_status_obeys. A change that gives none makes them look again and report.
+ * to change; -ESRCH: that user has no domain; -EINVAL: a setting of all domains together for one of them;
+ * -EBUSY: pages_to_scan while it is the advisor's. Clients obey later: see sp_status_obeys. A change that
+ * gives none makes them look again and report.
  */
 SP_WARN_UNUSED int sp_control_set(const char *socket_path, int timeout_ms, const uid_t *uid,
                                   const struct sp_settings_change *change);

@@ -223,6 +223,7 @@ static const char *check_report(const void *message, size_t bytes, size_t n_fds)
     return m->state < SP_WIRE_STATES_MAX ? NULL : bad_state;
 }
 
+/* Both begin the same. */
 static const char *check_pause(const void *message, size_t bytes, size_t n_fds) {
     const struct sp_wire_pause *m = message;
     if (m->reserved)
@@ -300,7 +301,7 @@ static const struct type_info types[] = {
     FIXED(RESULT, SP_WIRE_TO_CLIENT, sp_wire_result, 0, 0, check_result),
     FIXED(RELEASED, SP_WIRE_TO_CLIENT, sp_wire_released, 0, 0, check_released),
     FIXED(SEGMENT_FD, SP_WIRE_TO_CLIENT, sp_wire_segment_fd, 0, 1, check_segment_fd),
-    FIXED(REPORTED, SP_WIRE_TO_CLIENT, sp_wire_pause, 0, 0, check_pause),
+    FIXED(REPORTED, SP_WIRE_TO_CLIENT, sp_wire_reported, 0, 0, check_pause),
     COUNTED(HINT, SP_WIRE_TO_CLIENT, sp_wire_hints, SP_WIRE_HINTS_MAX, sizeof(struct sp_wire_hint), 0,
             check_hints),
     FIXED(PAUSE, SP_WIRE_TO_CLIENT, sp_wire_pause, 0, 0, check_pause),

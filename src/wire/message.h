@@ -208,11 +208,18 @@ struct sp_wire_report {
     struct sp_histogram freezes;
 };
 
-/* PAUSE and REPORTED. */
 struct sp_wire_pause {
     struct sp_wire_header header;
     uint32_t pause; /* 0 or 1 */
     uint32_t reserved;
+};
+
+struct sp_wire_reported {
+    struct sp_wire_header header;
+    uint32_t pause; /* 0 or 1 */
+    uint32_t reserved;
+    uint64_t cpu_until_ns; /* CPU time up to which the worker may work, counted as in its reports; UINT64_MAX:
+                              no bound */
 };
 
 /* As a window: hints were lost, every page that waits for a twin is worth asking about. */

@@ -23,6 +23,12 @@ static void each_is_there_once(void **state) {
         "max_page_sharing",
         "use_zero_pages",
         "smart_scan",
+        "advisor_mode",
+        "advisor_max_cpu",
+        "advisor_target_scan_time",
+        "advisor_min_pages_to_scan",
+        "advisor_max_pages_to_scan",
+        "stable_node_chains_prune_millisecs",
         "pages_shared",
         "pages_sharing",
         "pages_unshared",
@@ -60,6 +66,12 @@ static void texts_are_numbers_and_line_ends(void **state) {
     c.v[SP_COUNTER_pages_sharing] = UINT64_MAX;
     assert_int_equal(sp_ksm_text(&f, &s, &c, text), 21);
     assert_string_equal(text, "18446744073709551615\n");
+    f = file_named("advisor_mode");
+    assert_int_equal(sp_ksm_text(&f, &s, &c, text), 17);
+    assert_string_equal(text, "[none] scan-time\n");
+    s.v[SP_SETTING_advisor_mode] = SP_ADVISOR_SCAN_TIME;
+    assert_int_equal(sp_ksm_text(&f, &s, &c, text), 17);
+    assert_string_equal(text, "none [scan-time]\n");
     f = file_named("general_profit");
     c.v[SP_COUNTER_pages_sharing] = 3;
     assert_int_equal(sp_ksm_text(&f, &s, &c, text), 6);
@@ -107,6 +119,16 @@ static void what_is_written_is_read_as_the_kernel_does(void **state) {
         {"smart_scan", "2", -EINVAL, 0},
         {"smart_scan", "", -EINVAL, 0},
         {"smart_scan", "1x", 0, 1},
+        {"advisor_mode", "none", 0, 0},
+        {"advisor_mode", "scan-time\n", 0, 1},
+        {"advisor_mode", "scan-time\n\n", -EINVAL, 0},
+        {"advisor_mode", "scan-time ", -EINVAL, 0},
+        {"advisor_mode", "[none]", -EINVAL, 0},
+        {"advisor_mode", "1", -EINVAL, 0},
+        {"advisor_mode", "", -EINVAL, 0},
+        {"advisor_max_cpu", "4294967295", 0, UINT32_MAX},
+        {"advisor_target_scan_time", "0", -EINVAL, 0},
+        {"advisor_target_scan_time", "1", 0, 1},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         struct sp_ksm_file f = file_named(cases[i].file);

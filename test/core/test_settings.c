@@ -29,7 +29,7 @@ static void each_setting_is_parsed_at_its_limits(void **state) {
             struct sp_settings s;
             char text[128];
             sp_settings_init(&s);
-            (void)snprintf(text, sizeof text, "%s=%llu", info->name, (unsigned long long)good[k]);
+            (void)snprintf(text, sizeof text, "%s=%s", info->name, sp_setting_text(i, good[k]).text);
             assert_int_equal(sp_settings_parse(&s, text, NULL, 0), 0);
             assert_true(s.v[i] == good[k]);
             assert_int_equal(sp_settings_check(&s), 0);
@@ -64,6 +64,13 @@ static void settings_of_ksm_have_its_ranges(void **state) {
         {SP_SETTING_max_page_sharing, 2, INT32_MAX},
         {SP_SETTING_use_zero_pages, 0, 1},
         {SP_SETTING_smart_scan, 0, 1},
+        {SP_SETTING_advisor_mode, 0, 1},
+        /* Three of these are an unsigned long there, but what they bound is 32 bits wide. */
+        {SP_SETTING_advisor_max_cpu, 0, UINT32_MAX},
+        {SP_SETTING_advisor_target_scan_time, 1, UINT32_MAX},
+        {SP_SETTING_advisor_min_pages_to_scan, 0, UINT32_MAX},
+        {SP_SETTING_advisor_max_pages_to_scan, 0, UINT32_MAX},
+        {SP_SETTING_stable_node_chains_prune_millisecs, 0, UINT32_MAX},
     };
     size_t found = 0;
     for (size_t i = 0; i < sizeof ksm / sizeof *ksm; i++) {
@@ -74,6 +81,33 @@ static void settings_of_ksm_have_its_ranges(void **state) {
     for (size_t i = 0; i < SP_SETTING_COUNT; i++)
         found += sp_setting_info[i].origin == SP_ORIGIN_KSM;
     assert_int_equal(found, sizeof ksm / sizeof *ksm);
+}
+
+static void values_that_have_names(void **state) {
+    struct sp_settings s;
+    char error[256];
+    sp_settings_init(&s);
+    for (size_t i = 0; i < SP_SETTING_COUNT; i++) {
+        const char *const *names = sp_setting_names(i);
+        uint64_t n = 0;
+        while (names && names[n])
+            n++;
+        assert_true(!names || (sp_setting_info[i].value_min == 0 && sp_setting_info[i].value_max + 1 == n));
+        assert_true(strlen(sp_setting_allowed(i).text) < sizeof(struct sp_setting_text) - 1);
+    }
+    assert_int_equal(sp_settings_parse(&s, "advisor_mode=scan-time,run=0", NULL, 0), 0);
+    assert_true(s.v[SP_SETTING_advisor_mode] == SP_ADVISOR_SCAN_TIME && s.v[SP_SETTING_run] == 0);
+    static const char *const wrong[] = {"", "1", "scan-tim", "scan-timex", "None", "none ", "[none]"};
+    for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
+        char text[64];
+        (void)snprintf(text, sizeof text, "advisor_mode=%s", wrong[i]);
+        assert_int_equal(sp_settings_parse(&s, text, error, sizeof error), -EINVAL);
+        assert_non_null(strstr(error, "allowed: none, scan-time"));
+    }
+    assert_string_equal(sp_setting_text(SP_SETTING_advisor_mode, 0).text, "none");
+    assert_string_equal(sp_setting_text(SP_SETTING_run, 2).text, "2");
+    assert_string_equal(sp_setting_text(SP_SETTING_advisor_mode, 7).text, "7"); /* from a broken peer */
+    assert_string_equal(sp_setting_allowed(SP_SETTING_run).text, "0 to 2");
 }
 
 static void names_are_found(void **state) {
@@ -266,6 +300,7 @@ int main(void) {
         cmocka_unit_test(each_setting_is_parsed_at_its_limits),
         cmocka_unit_test(lists_are_parsed_and_the_last_wins),
         cmocka_unit_test(settings_of_ksm_have_its_ranges),
+        cmocka_unit_test(values_that_have_names),
         cmocka_unit_test(names_are_found),
         cmocka_unit_test(changes_take_each_key_once),
         cmocka_unit_test(files_are_lines),

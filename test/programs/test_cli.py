@@ -263,7 +263,7 @@ class Doctor(Case):
         self.assertEqual(status, 0)
         self.assertIs(found["ready"], True)
         names = [c["name"] for c in found["checks"]]
-        for name in ("kernel", "userfaultfd", "UFFDIO_MOVE", "WP_ASYNC", "PAGEMAP_SCAN", "memfd", "swap",
+        for name in ("kernel", "userfaultfd", "UFFDIO_MOVE", "WP_ASYNC", "PAGEMAP_SCAN", "memfd", "swap", "memory pressure",
                      "system-call filter", "mappings", "huge pages", "KSM", "files", "daemon"):
             self.assertIn(name, names)
         self.assertEqual({c["level"] for c in found["checks"]} - {"ok", "warn"}, set())

@@ -34,8 +34,9 @@ for line in sys.stdin:
 """
 
 SETTINGS = ("run", "sleep_millisecs", "sleep_max_millisecs", "pages_to_scan", "freeze_micros", "map_percent",
-            "huge_split_percent", "worker_start_kbytes", "max_page_sharing", "use_zero_pages", "smart_scan",
-            "store_max_mbytes", "exposure_max_percent")
+            "huge_split_percent", "worker_start_kbytes", "max_page_sharing", "use_zero_pages", "smart_scan", "advisor_mode",
+            "advisor_max_cpu", "advisor_target_scan_time", "advisor_min_pages_to_scan", "advisor_max_pages_to_scan",
+            "stable_node_chains_prune_millisecs", "lazy_max_cpu", "store_max_mbytes", "exposure_max_percent")
 
 
 class Control(Case):
@@ -116,6 +117,8 @@ class WrongInput(Control):
             (("freeze_micros=99", "max_page_sharing=1"), "2 to 2147483647"),
             (("freeze_micros=99", "pages_to_scan=4294967296"), "0 to 4294967295"),
             (("freeze_micros=99", "use_zero_pages=2"), "0 to 1"),
+            (("freeze_micros=99", "advisor_mode=1"), "unknown value '1' for advisor_mode; allowed: none, scan-time"),
+            (("freeze_micros=99", "advisor_target_scan_time=0"), "1 to 4294967295 (s)"),
             (("freeze_micros=99", "ran=1"), "unknown setting 'ran'"),
             (("freeze_micros=99", "pages_shared=1"), "'pages_shared' is a counter: it can be read, not set"),
             (("freeze_micros=99", "general_profit=1"), "counter"),
@@ -131,6 +134,8 @@ class WrongInput(Control):
             with self.subTest(words=str(words)[:60]):
                 self.assertUsage(self.run_on("set", *words), text, "set")
         self.assertFailure(self.run_on("set", "--user", "12345", "run=0"), 1, "no domain of user '12345'")
+        self.assertFailure(self.run_on("set", "advisor_mode=scan-time", "pages_to_scan=9"), 1,
+                           "pages_to_scan is the advisor's to choose")
         self.assertEqual(self.run_on("get"), before)
 
     def test_get(self):
@@ -243,6 +248,7 @@ class Get(Control):
         self.assertEqual(found["map_percent"]["default"], 60)
         self.assertEqual((found["run"]["min"], found["run"]["max"], found["run"]["ksm"]), (0, 2, True))
         self.assertFalse(found["map_percent"]["ksm"])
+        self.assertEqual((found["advisor_mode"]["value"], found["advisor_mode"]["values"]), ("none", ["none", "scan-time"]))
         for key in ("run", "pages_shared", "general_profit"):
             found = json.loads(self.run_on("get", "--json", key)[1])
             self.assertEqual(list(found), [key])
@@ -250,8 +256,7 @@ class Get(Control):
 
     def test_counters_have_ksms_names(self):
         """Every file of the kernel's directory that is no setting is a counter here."""
-        settings_only = {"advisor_max_cpu", "advisor_max_pages_to_scan", "advisor_min_pages_to_scan", "advisor_mode",
-                         "advisor_target_scan_time", "merge_across_nodes", "stable_node_chains_prune_millisecs"}
+        settings_only = {"merge_across_nodes"}
         try:
             files = set(os.listdir("/sys/kernel/mm/ksm"))
         except FileNotFoundError:

@@ -13,7 +13,10 @@ import tap
 from cli_helper import SAMEPAGED, Case, become_nobody, wait_until
 
 KERNEL = "/sys/kernel/mm/ksm"
-SETTINGS = ("run", "sleep_millisecs", "pages_to_scan", "max_page_sharing", "use_zero_pages", "smart_scan")
+LONGS = ("advisor_max_cpu", "advisor_target_scan_time", "advisor_min_pages_to_scan", "advisor_max_pages_to_scan")
+SETTINGS = ("run", "sleep_millisecs", "pages_to_scan", "max_page_sharing", "use_zero_pages", "smart_scan",
+            "advisor_mode", *LONGS, "stable_node_chains_prune_millisecs")
+MODE = r"\[none\] scan-time\n|none \[scan-time\]\n"
 # Wrong for every file of a number; what is wrong for some only follows.
 WRONG = ("", "\n", " 1", "1 ", "-1", "x", "1\n\n", "0x1", "4294967296", "99999999999999999999", "1 2", "\0", "é")
 SWITCHES = ("use_zero_pages", "smart_scan")
@@ -64,11 +67,10 @@ class Files(Case):
             self.assertTrue(stat.S_ISREG(mode))
             self.assertEqual(bool(mode & 0o222), name in SETTINGS, name)
             self.assertEqual(os.stat(self.path(name)).st_size, 4096)
-            self.assertRegex(read(self.path(name)), r"^\d+\n$")
+            self.assertRegex(read(self.path(name)), r"^\d+\n$" if name != "advisor_mode" else MODE)
         if os.path.isdir(KERNEL):
             missing = set(os.listdir(KERNEL)) - set(names)
-            self.assertEqual({n for n in missing if not n.startswith("advisor_")} -
-                             {"merge_across_nodes", "stable_node_chains_prune_millisecs"}, set())
+            self.assertEqual(missing - {"merge_across_nodes"}, set())
             self.assertEqual(set(names) - set(os.listdir(KERNEL)), set())
 
     def test_formats_are_the_kernels(self):
@@ -77,7 +79,7 @@ class Files(Case):
         for name in os.listdir(self.directory):
             ours, kernels = read(self.path(name)), read(f"{KERNEL}/{name}")
             for text in (ours, kernels):
-                self.assertTrue(re.fullmatch(r"-?\d+\n", text), name)
+                self.assertTrue(re.fullmatch(r"-?\d+\n" if name != "advisor_mode" else MODE, text), name)
             mode = os.stat(f"{KERNEL}/{name}").st_mode
             self.assertEqual(bool(mode & 0o200), bool(os.stat(self.path(name)).st_mode & 0o200), name)
 
@@ -85,9 +87,13 @@ class Files(Case):
         """Nothing valid is written to the kernel's but what it says already."""
         for name in SETTINGS:
             own = {"run": ("3", "-0", "+"), "max_page_sharing": ("1", "0", "2147483648"),
-                   "use_zero_pages": ("2", "o", "+1"), "smart_scan": ("2", "o", "+1")}.get(name, ())
+                   "use_zero_pages": ("2", "o", "+1"), "smart_scan": ("2", "o", "+1"),
+                   "advisor_mode": ("0", "None", "none ", "[none]", "scan-time\n\n", "scan"),
+                   "advisor_target_scan_time": ("0",)}.get(name, ())
             before = read(self.path(name))
-            for text in (*(() if name in SWITCHES else WRONG), *own):
+            # The kernel's take a long and keep 32 bits of it, or all of a number that nothing reaches; ours do not.
+            wrong = [t for t in WRONG if name not in LONGS or t != "4294967296"]
+            for text in (*(() if name in SWITCHES else wrong), *own):
                 with self.subTest(name=name, text=text):
                     ours = outcome(self.path(name), text)
                     if os.path.isdir(KERNEL):
@@ -99,6 +105,8 @@ class Files(Case):
         """What they say already, in all forms. The kernel's advisor, when it is on, lets nobody set pages_to_scan."""
         kernel = os.path.isdir(KERNEL) and read(f"{KERNEL}/advisor_mode").startswith("[none]")
         for name in SETTINGS:
+            if name == "advisor_mode":
+                continue
             for form in ("{}", "{}\n", *(() if name in SWITCHES else ("+{}", "0{}"))):
                 for base in (self.directory, KERNEL) if kernel else (self.directory,):
                     path = f"{base}/{name}"
@@ -121,6 +129,20 @@ class Files(Case):
         self.assertEqual(os.pread(fd, 10, 0), b"0\n")
         self.assertEqual((os.pread(fd, 1, 1), os.pread(fd, 10, 2), os.pread(fd, 10, 99)), (b"\n", b"", b""))
         os.close(fd)
+
+    def test_the_advisor_has_pages_to_scan(self):
+        def put(name, text):
+            return outcome(self.path(name), text)
+        self.assertEqual(put("pages_to_scan", "77\n"), 0)
+        self.assertEqual(put("advisor_mode", "scan-time\n"), 0)
+        self.assertEqual(read(self.path("advisor_mode")), "none [scan-time]\n")
+        self.assertEqual(self.get("advisor_mode"), "scan-time\n")
+        self.assertEqual((read(self.path("pages_to_scan")), self.get("pages_to_scan")), ("500\n", "500\n"))
+        self.assertEqual(put("pages_to_scan", "77\n"), errno.EINVAL)
+        self.assertEqual((put("advisor_min_pages_to_scan", "900"), read(self.path("pages_to_scan"))), (0, "900\n"))
+        self.assertEqual((put("advisor_max_pages_to_scan", "800"), read(self.path("pages_to_scan"))), (0, "800\n"))
+        self.assertEqual(put("advisor_mode", "none"), 0)
+        self.assertEqual(read(self.path("pages_to_scan")), "77\n")
 
     def test_what_cannot_be_done(self):
         cases = (

@@ -169,7 +169,7 @@ static bool sample_make(struct sample *s, unsigned which) {
         begin(s, SP_WIRE_SEGMENT_FD, sizeof(struct sp_wire_segment_fd), 1);
         return true;
     case 14:
-        begin(s, SP_WIRE_REPORTED, sizeof(struct sp_wire_pause), 0);
+        begin(s, SP_WIRE_REPORTED, sizeof(struct sp_wire_reported), 0);
         return true;
     case 15:
         sample_hints(s, SP_WIRE_HINTS_MAX);
