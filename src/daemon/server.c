@@ -176,6 +176,7 @@ static uint64_t work(struct server *v) {
     next_ns = earlier(next_ns, control_work(&v->sessions, now_ns));
     next_ns = earlier(next_ns, send_hints(v, now_ns));
     sessions_collect(&v->sessions);
+    ksmfs_views_collect(&v->sessions);
     if (!v->end && nobody_needs_us(v, now_ns)) {
         v->end = true;
         v->end_reason = "nobody needs it any more";
@@ -306,6 +307,7 @@ static void stop(struct server *v) {
     /* The files first: whoever finds no socket need not wait for an answer. */
     remove_files(v);
     ksmfs_free(v->ksm_files);
+    ksmfs_views_deinit(&v->sessions);
     sessions_deinit(&v->sessions);
     service_deinit(&v->service);
     /* Not the listener: who waits to be accepted may have sent anything. The end of the process, which waits
