@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "daemon/host.h"
+#include "daemon/metrics.h"
 
 #define CONFIG_BYTES_MAX 65536
 
@@ -24,6 +25,7 @@ enum option_value {
     OPTION_SET,
     OPTION_CONFIG,
     OPTION_KSM_FILES,
+    OPTION_METRICS,
     OPTION_ONLY_UID,
     OPTION_OWNER_PID,
     OPTION_ALIVE,
@@ -38,6 +40,7 @@ static const struct option table[] = {
     {"set", required_argument, NULL, OPTION_SET},
     {"config", required_argument, NULL, OPTION_CONFIG},
     {"ksm-files", required_argument, NULL, OPTION_KSM_FILES},
+    {"metrics", required_argument, NULL, OPTION_METRICS},
     {"only-uid", required_argument, NULL, OPTION_ONLY_UID},
     {"owner-pid", required_argument, NULL, OPTION_OWNER_PID},
     {"alive", required_argument, NULL, OPTION_ALIVE},
@@ -62,6 +65,8 @@ static const char usage[] =
     "                       without --owner-pid)\n"
     "  --ksm-files DIR      serve the files of /sys/kernel/mm/ksm at DIR, an empty directory (FUSE): who reads\n"
     "                       or writes them asks and sets this daemon, each user their own domain\n"
+    "  --metrics ADDRESS    serve OpenMetrics over HTTP, at /metrics: unix:PATH (for the daemon's user only), or\n"
+    "                       127.0.0.1:PORT, localhost:PORT, [::1]:PORT (for everybody on the machine)\n"
     "  --only-uid UID       serve this user only (default: as root and without --owner-pid everybody,\n"
     "                       else the user it runs as)\n"
     "  --foreground         do not go into the background (it never does)\n"
@@ -139,6 +144,10 @@ static enum options_result take(struct options *o, int option, const char *value
     case OPTION_KSM_FILES:
         o->ksm_files = value;
         return *value ? OPTIONS_RUN : bad("--ksm-files: a directory is needed");
+    case OPTION_METRICS:
+        o->metrics = value;
+        return metrics_address_wrong(value) ? bad("--metrics %s: %s", value, metrics_address_wrong(value))
+                                            : OPTIONS_RUN;
     case OPTION_ONLY_UID:
         if (!number(value, UINT32_MAX - 1, &v))
             return bad("--only-uid %s: not a user number", value);

@@ -95,7 +95,8 @@ def netdata(directory):
     with open(f"{directory}/netdata.conf", "w", encoding="ascii") as f:
         f.write(f"[global]\nrun as user = root\n[directories]\nconfig = {directory}\ncache = {directory}/cache\n"
                 f"lib = {directory}/lib\nlog = {directory}/log\nregistry = {directory}/lib\n[db]\nmode = ram\n"
-                f"[health]\nenabled = no\n[ml]\nenabled = no\n[statsd]\nenabled = no\n[web]\nbind to = 127.0.0.1:{port}\n"
+                "[health]\nenabled = no\n[ml]\nenabled = no\n[statsd]\nenabled = no\n"
+                f"[web]\nbind to = 127.0.0.1:{port}\n"
                 "[plugins]\nenable running new plugins = no\n" + "".join(f"{p} = no\n" for p in plugins.split()))
 
     def said():

@@ -176,7 +176,8 @@ class User(View):
     def test_private_daemon(self):
         status, out, err = self.as_user(
             "run", "--ksm-files", "--summary", "--", "sh", "-c",
-            f"id -u; id -g; echo 77 > {KERNEL}/sleep_millisecs; cat {KERNEL}/sleep_millisecs; echo 1 > {KERNEL}/full_scans;"
+            f"id -u; id -g; echo 77 > {KERNEL}/sleep_millisecs; cat {KERNEL}/sleep_millisecs;"
+            f"echo 1 > {KERNEL}/full_scans;"
             "grep CapEff /proc/self/status; exit 3")
         self.assertEqual(status, 3, err)
         self.assertEqual(out.split(), ["4242", "4242", "77", "CapEff:", "0000000000000000"])
