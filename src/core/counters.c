@@ -44,9 +44,12 @@ uint64_t sp_counters_saved_bytes(const struct sp_counters *c) {
     return (c->v[SP_COUNTER_pages_sharing] + c->v[SP_COUNTER_ksm_zero_pages]) * SP_PAGE_SIZE;
 }
 
+uint64_t sp_counters_cost_bytes(const struct sp_counters *c) {
+    return c->v[SP_COUNTER_own_bytes] + c->v[SP_COUNTER_index_bytes] +
+           c->v[SP_COUNTER_mappings] * MAPPING_BYTES;
+}
+
 uint64_t sp_counters_general_profit(const struct sp_counters *c) {
-    uint64_t saved = sp_counters_saved_bytes(c);
-    uint64_t cost =
-        c->v[SP_COUNTER_own_bytes] + c->v[SP_COUNTER_index_bytes] + c->v[SP_COUNTER_mappings] * MAPPING_BYTES;
+    uint64_t saved = sp_counters_saved_bytes(c), cost = sp_counters_cost_bytes(c);
     return saved > cost ? saved - cost : 0;
 }

@@ -83,6 +83,9 @@ void sp_counters_add(struct sp_counters *into, const struct sp_counters *from);
 /* Bytes saved now: (pages_sharing + ksm_zero_pages) pages. */
 uint64_t sp_counters_saved_bytes(const struct sp_counters *c);
 
+/* What our bookkeeping costs; of a client, its own part of it. */
+uint64_t sp_counters_cost_bytes(const struct sp_counters *c);
+
 /* KSM's general_profit: saved bytes minus what our bookkeeping costs; never negative here (a negative value
  * makes node_exporter fail), 0 instead. */
 uint64_t sp_counters_general_profit(const struct sp_counters *c);
