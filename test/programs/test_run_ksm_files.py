@@ -3,8 +3,10 @@
 """samepage run --ksm-files: a command that sees our files at /sys/kernel/mm/ksm, and everybody else as ever."""
 
 import array
+import contextlib
 import fcntl
 import os
+import re
 import shutil
 import signal
 import socket
@@ -18,7 +20,7 @@ from cli_helper import PRELOAD, SAMEPAGE, SAMEPAGED, Case, wait_until
 
 KERNEL = "/sys/kernel/mm/ksm"
 USER = 4242  # not nobody: that is how everybody without a number looks in a user namespace
-VERSION = 4  # of the messages
+HEADER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "../../src/wire/message.h")
 FUSE_DEV_IOC_SYNC_INIT = 0xE503
 
 # Advises pages that are all the same, waits until they are merged, and says what the files say of them.
@@ -135,14 +137,17 @@ class Root(View):
         """The daemon has a descriptor for as long as somebody can see the mount, a descendant too."""
         socket_path = self.daemon()
         def mounts():
-            entries = f"/proc/{self.daemon_process.pid}/fd"
-            return sum(os.readlink(f"{entries}/{fd}") == "/dev/fuse" for fd in os.listdir(entries))
+            entries, n = f"/proc/{self.daemon_process.pid}/fd", 0
+            for fd in os.listdir(entries):
+                with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+                    n += os.readlink(f"{entries}/{fd}") == "/dev/fuse"
+            return n
         read, write = os.pipe()
         p = self.popen("run", "--ksm-files", "--socket", socket_path, "--", "sh", "-c",
                        f"(read x; cat {KERNEL}/run) <&{read} &", pass_fds=[read])
         os.close(read)
         self.assertEqual(p.wait(60), 0)
-        self.assertEqual(mounts(), 1)
+        wait_until(lambda: mounts() == 1, "the closing of what was passed")
         os.write(write, b"\n")
         os.close(write)
         self.assertEqual(p.communicate(timeout=60), ("1\n", ""))
@@ -241,10 +246,12 @@ class Hostile(Case):
     """What comes as a descriptor of /dev/fuse may be anything; the daemon neither waits for it nor falls."""
 
     def pass_on(self, socket_path, fd):
+        with open(HEADER, encoding="ascii") as f:
+            version = int(re.search(r"SP_WIRE_VERSION (\d+)", f.read())[1])
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as s:
             s.connect(socket_path)
             s.settimeout(60)
-            s.sendmsg([struct.pack("=IHHII", 0x47504D53, VERSION, 11, 16, 1)],
+            s.sendmsg([struct.pack("=IHHII", 0x47504D53, version, 11, 16, 1)],
                       [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [fd]))])
             answer = s.recv(4096)
         self.assertEqual(struct.unpack_from("=IHH", answer)[2], 34)  # RESULT
