@@ -28,7 +28,7 @@ struct view {
     uint64_t bytes[LEFT + 1];
 };
 
-static bool parse_pid(const char *text, int *ret_pid) {
+bool sp_pid_parse(const char *text, int *ret_pid) {
     char *end;
     errno = 0;
     long v = strtol(text, &end, 10);
@@ -80,7 +80,7 @@ static void print_sum(const struct view *v) {
 
 int sp_mappings_main(const char *text, bool json) {
     int pid;
-    if (!parse_pid(text, &pid))
+    if (!sp_pid_parse(text, &pid))
         return sp_usage_error(&sp_command_status, "option '--mappings': '%s' is no process number", text);
     struct view v = {.served = sp_process_has_worker(pid), .mappings = json ? json_array() : NULL};
     int error = sp_remote_mappings(pid, visit, &v);

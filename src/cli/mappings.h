@@ -5,6 +5,8 @@
 
 #include "core/types.h"
 
+/* Whether the text is the number of a process that there could be. */
+bool sp_pid_parse(const char *text, int *ret_pid);
 /* Prints them; returns the exit status of the command. */
 int sp_mappings_main(const char *pid, bool json);
 

@@ -6,7 +6,8 @@
  *
  * The environment: LD_PRELOAD (ours before what was there, an allocator library behind it), SAMEPAGE_SOCKET,
  * SAMEPAGE_ALIVE (a private daemon only), SAMEPAGE_SET (only where something was set), SAMEPAGE_SCOPE (--all
- * and --advised only), SAMEPAGE_VERBOSE (--verbose only). Nothing else is changed.
+ * and --advised only), SAMEPAGE_VERBOSE (--verbose only), SAMEPAGE_VOUCH (--ksm-files with root's daemon only).
+ * Nothing else is changed, but by --ksm-files the namespaces (cli/view.h).
  */
 #include "cli/run.h"
 
@@ -20,12 +21,23 @@
 #include "cli/places.h"
 #include "cli/private.h"
 #include "cli/program.h"
+#include "cli/view.h"
 #include "core/settings.h"
 #include "os/socket.h"
 #include "os/uffd.h"
+#include "os/vouch.h"
 #include "preload/scope.h"
 
-enum { OPTION_ALL, OPTION_ADVISED, OPTION_HEAP, OPTION_SUMMARY, OPTION_SOCKET, OPTION_SET, OPTION_VERBOSE };
+enum {
+    OPTION_ALL,
+    OPTION_ADVISED,
+    OPTION_HEAP,
+    OPTION_SUMMARY,
+    OPTION_SOCKET,
+    OPTION_SET,
+    OPTION_KSM_FILES,
+    OPTION_VERBOSE
+};
 
 static const struct sp_option options[] = {
     [OPTION_ALL] = {"all", 'A', NULL, "merge all private anonymous memory of the command and its children"},
@@ -39,6 +51,9 @@ static const struct sp_option options[] = {
     [OPTION_SUMMARY] = {"summary", 's', NULL, "print one line on standard error at the end"},
     [OPTION_SOCKET] = {"socket", 'S', "PATH", "use the daemon that listens there"},
     [OPTION_SET] = {"set", 0, "KEY=VALUE", "change a setting; may be repeated"},
+    [OPTION_KSM_FILES] = {"ksm-files", 0, NULL,
+                          "show the command the daemon's files at " SP_VIEW_DIRECTORY ",\n"
+                          "                         in a mount namespace of its own"},
     [OPTION_VERBOSE] = {"verbose", 'v', NULL, "say which daemon is used; show a private daemon's log"},
     {"help", 'h', NULL, "print this text"},
     {NULL},
@@ -69,6 +84,7 @@ const struct sp_command sp_command_run = {
 
 struct run_options {
     bool summary, verbose;
+    bool ksm_files;
     bool set_here; /* --set was given */
     const char *socket;
     const char *scope;          /* NULL: neither --all nor --advised */
@@ -157,6 +173,9 @@ static int take_option(struct run_options *o, int option, const char *value) {
     case OPTION_VERBOSE:
         o->verbose = true;
         return 0;
+    case OPTION_KSM_FILES:
+        o->ksm_files = true;
+        return 0;
     case OPTION_SOCKET:
         if (!*value)
             return sp_usage_error(&sp_command_run, "option '--socket' needs a path");
@@ -173,10 +192,11 @@ static int take_option(struct run_options *o, int option, const char *value) {
 /* --- Which daemon ------------------------------------------------------------------------------------ */
 
 static int try_connect(const char *path) {
+    struct sp_vouch vouch = sp_vouch_parse(getenv("SAMEPAGE_VOUCH"));
     int fd, r = sp_socket_connect(path, &fd);
     if (r)
         return r;
-    r = sp_socket_trusted(fd);
+    r = sp_vouch_trusted(fd, path, &vouch);
     (void)sp_close(fd);
     return r;
 }
@@ -361,6 +381,35 @@ static int prepare_daemon(const struct run_options *o, struct daemon_choice *c, 
     return set_environment(o, c);
 }
 
+/* Where root has no number a daemon of root's is known by its directory. One that nobody can vouch for, its
+ * directory being others' as well, is not believed there, and the command not merged. */
+static int set_vouch(const struct daemon_choice *c) {
+    struct sp_vouch vouch;
+    char text[SP_VOUCH_TEXT_BYTES];
+    int fd, r = sp_socket_connect(c->socket, &fd);
+    if (r)
+        return fail(c->socket, sp_socket_why(r));
+    r = sp_vouch_make(fd, c->socket, &vouch);
+    (void)sp_close(fd);
+    if (r)
+        return 0;
+    sp_vouch_text(&vouch, text);
+    return setenv("SAMEPAGE_VOUCH", text, 1) ? fail("environment", strerror(errno)) : 0;
+}
+
+/* 0 or an exit status. Last, as from here on this process has other rights. */
+static int show_files(const struct run_options *o, const struct daemon_choice *c) {
+    char error[512];
+    if (!o->ksm_files)
+        return 0;
+    if (!c->use)
+        return fail("--ksm-files", "there is no daemon that would serve them");
+    int status = set_vouch(c);
+    if (status)
+        return status;
+    return sp_view_enter(c->socket, error, sizeof error) ? fail("--ksm-files", error) : 0;
+}
+
 static int run(const struct run_options *o, char **argv) {
     char path[PATH_MAX] = "";
     struct daemon_choice choice = {.use = false};
@@ -369,6 +418,8 @@ static int run(const struct run_options *o, char **argv) {
     if (r)
         return sp_job_failed(&job, r);
     int status = prepare_daemon(o, &choice, &job);
+    if (!status)
+        status = show_files(o, &choice);
     if (status)
         return status;
     if (o->summary)

@@ -12,6 +12,7 @@
 
 #include "cli/cli.h"
 #include "cli/json_out.h"
+#include "cli/ksm_stat.h"
 #include "cli/mappings.h"
 #include "cli/output.h"
 #include "cli/places.h"
@@ -21,7 +22,7 @@
 
 #define ANSWER_MS 3000
 
-enum { OPTION_JSON, OPTION_SOCKET, OPTION_MAPPINGS };
+enum { OPTION_JSON, OPTION_SOCKET, OPTION_MAPPINGS, OPTION_KSM_STAT };
 
 static const struct sp_option options[] = {
     [OPTION_JSON] = {"json", 'j', NULL, "print everything as JSON"},
@@ -29,6 +30,9 @@ static const struct sp_option options[] = {
     [OPTION_MAPPINGS] = {"mappings", 'm', "PID",
                          "show the mappings of a process instead: which are merged or\n"
                          "                         registered to be, and why not the others"},
+    [OPTION_KSM_STAT] = {"ksm-stat", 0, "PID",
+                         "show of a process what /proc/PID/ksm_stat says of the kernel's\n"
+                         "                         KSM, in its format"},
     {"help", 'h', NULL, "print this text"},
     {NULL},
 };
@@ -293,7 +297,7 @@ static int report(struct report *r, const char *named) {
 static int status_main(const struct sp_command *command, int argc, char **argv) {
     struct sp_args args = {.command = command, .argc = argc, .argv = argv};
     struct report r = {.json = false};
-    const char *value, *named = NULL, *mappings = NULL;
+    const char *value, *named = NULL, *mappings = NULL, *ksm_stat = NULL;
     for (int option; (option = sp_args_next(&args, &value)) != SP_ARGS_END;) {
         if (option == SP_ARGS_DONE)
             return args.status;
@@ -301,6 +305,8 @@ static int status_main(const struct sp_command *command, int argc, char **argv) 
             r.json = true;
         else if (option == OPTION_MAPPINGS)
             mappings = value;
+        else if (option == OPTION_KSM_STAT)
+            ksm_stat = value;
         else
             named = value;
     }
@@ -308,6 +314,10 @@ static int status_main(const struct sp_command *command, int argc, char **argv) 
         return sp_usage_error(command, "unexpected argument '%s'", argv[args.next]);
     if (named && !*named)
         return sp_usage_error(command, "option '--socket' needs a path");
+    if (mappings && ksm_stat)
+        return sp_usage_error(command, "either '--mappings' or '--ksm-stat'");
+    if (ksm_stat)
+        return sp_ksm_stat_main(ksm_stat, named, r.json);
     if (mappings)
         return sp_mappings_main(mappings, r.json);
     return report(&r, named);

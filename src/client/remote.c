@@ -46,6 +46,7 @@
 struct remote {
     struct sp_link link;
     char path[108];
+    struct sp_vouch vouch;
     int fd;            /* -1: not connected */
     int uffd_device;   /* from the daemon, -1: none */
     uint32_t sequence; /* of the request sent last */
@@ -262,7 +263,7 @@ static int join(struct remote *r, struct sp_welcome *ret_welcome) {
         r->fd = -1;
         return e;
     }
-    e = sp_socket_trusted(r->fd);
+    e = sp_vouch_trusted(r->fd, r->path, &r->vouch);
     if (e)
         return e;
     e = sp_token_new(&token_fd, &r->token);
@@ -689,4 +690,8 @@ int sp_remote_link_new(const char *socket_path, struct sp_link **ret_link) {
     session_forget(r);
     *ret_link = &r->link;
     return 0;
+}
+
+void sp_remote_link_vouch(struct sp_link *link, const struct sp_vouch *vouch) {
+    remote_of(link)->vouch = *vouch;
 }

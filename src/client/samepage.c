@@ -91,6 +91,10 @@ static int engine_open(struct samepage_domain *d, const struct sp_settings *sett
                                : sp_local_link_new(settings, index, &link);
     if (error)
         return error;
+    if (d->socket_path) {
+        struct sp_vouch vouch = sp_vouch_parse(getenv("SAMEPAGE_VOUCH"));
+        sp_remote_link_vouch(link, &vouch);
+    }
     error = sp_engine_new(link, settings, &d->engine);
     if (!error && !d->socket_path)
         d->local = link;

@@ -9,14 +9,14 @@
  * (core/stable.h): stable_node_chains and stable_node_dups are 0 by design, and pages_full counts such pages.
  *   X(name, unit, owner, meaning)
  *   unit:  pages, bytes, count, ns
- *   owner: CLIENT - kept by each worker and reported; a domain's value is the sum over its clients (full_scans:
- *                   how often all of them have come round, daemon/scans.h)
- *          DOMAIN - kept by the domain's index
+ *   owner: CLIENT - kept by each worker and reported; a domain's value is the sum over its clients
+ * (full_scans: how often all of them have come round, daemon/scans.h) DOMAIN - kept by the domain's index
  * pages_deferred is H6's, exposure_bytes H15's.
  */
 #ifndef SP_CORE_COUNTERS_H
 #define SP_CORE_COUNTERS_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -74,6 +74,10 @@ struct sp_counters {
     uint64_t v[SP_COUNTER_COUNT];
 };
 
+/* Whether it is a total, which only grows, and outlives the client that it tells of. Other counters describe
+ * a state. */
+bool sp_counter_is_total(enum sp_counter counter);
+
 /* Adds the CLIENT counters of `from` to `into`; DOMAIN counters are left alone. */
 void sp_counters_add(struct sp_counters *into, const struct sp_counters *from);
 /* Takes them off again. */
@@ -81,6 +85,9 @@ void sp_counters_subtract(struct sp_counters *from, const struct sp_counters *wh
 
 /* Bytes saved now: (pages_sharing + ksm_zero_pages) pages. */
 uint64_t sp_counters_saved_bytes(const struct sp_counters *c);
+
+/* What our bookkeeping costs; of a client, its own part of it. */
+uint64_t sp_counters_cost_bytes(const struct sp_counters *c);
 
 /* KSM's general_profit: saved bytes minus what our bookkeeping costs; never negative here (a negative value
  * makes node_exporter fail), 0 instead. */

@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/fuse.h>
 #include <linux/magic.h>
 #include <pthread.h>
 #include <signal.h>
@@ -11,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/ioctl.h>
 #include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
@@ -139,6 +141,57 @@ int host_pressure_trigger(const char *path, unsigned stall_us, unsigned window_u
     }
     *ret_fd = fd;
     return 0;
+}
+
+#ifndef FUSE_DEV_IOC_SYNC_INIT
+#define FUSE_DEV_IOC_SYNC_INIT _IO(FUSE_DEV_IOC_MAGIC, 3) /* Linux 6.18 */
+#endif
+
+static int fuse_device(int *ret_fd) {
+    int r = result(open("/dev/fuse", O_RDWR | O_CLOEXEC | O_NONBLOCK));
+    if (r < 0)
+        return r;
+    *ret_fd = r;
+    return 0;
+}
+
+/* A kernel that has this call makes whoever clones, polls or reads such a descriptor wait until it is
+ * mounted. */
+static bool fuse_waits_for_mount(void) {
+    int fd;
+    if (fuse_device(&fd))
+        return true;
+    bool waits = !ioctl(fd, FUSE_DEV_IOC_SYNC_INIT);
+    (void)sp_close(fd);
+    return waits;
+}
+
+/* Such a kernel, and some before it, say so where it is mounted; asking never waits. */
+static bool fuse_is_mounted(int fd) {
+    char path[40], text[512];
+    snprintf(path, sizeof path, "/proc/self/fdinfo/%d", fd);
+    int info = open(path, O_RDONLY | O_CLOEXEC);
+    ssize_t n = info < 0 ? 0 : read(info, text, sizeof text - 1);
+    if (info >= 0)
+        (void)sp_close(info);
+    text[n > 0 ? n : 0] = '\0';
+    return strstr(text, "\nfuse_connection:");
+}
+
+int host_fuse_clone(int fd, int *ret_fd) {
+    int own;
+    uint32_t from = (uint32_t)fd;
+    if (!fuse_is_mounted(fd) && fuse_waits_for_mount())
+        return -EINVAL;
+    int r = fuse_device(&own);
+    if (r)
+        return r;
+    r = result(ioctl(own, FUSE_DEV_IOC_CLONE, &from));
+    if (r)
+        (void)sp_close(own);
+    else
+        *ret_fd = own;
+    return r;
 }
 
 bool host_is_userfaultfd(int fd) {

@@ -41,6 +41,9 @@ SP_WARN_UNUSED int host_pressure_trigger(const char *path, unsigned stall_us, un
                                          int *ret_fd);
 /* Whether the descriptor, which may be anything, is a userfaultfd. Never blocks, whatever it is. */
 bool host_is_userfaultfd(int fd);
+/* A descriptor of our own for the connection of FUSE that one of /dev/fuse, which may be anything, is for.
+ * -EINVAL: it is none of /dev/fuse, nothing is mounted with it, or the kernel refuses. */
+SP_WARN_UNUSED int host_fuse_clone(int fd, int *ret_fd);
 /* What is not there is not waited for (O_NONBLOCK). */
 SP_WARN_UNUSED int host_no_blocking(int fd);
 /* A second descriptor of the same file, close-on-exec. */

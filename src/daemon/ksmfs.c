@@ -16,6 +16,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <fuse_lowlevel.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
@@ -27,6 +28,7 @@
 #include "core/ksm_files.h"
 #include "daemon/log.h"
 #include "daemon/policy.h"
+#include "os/socket.h"
 
 #define FIRST_FILE (FUSE_ROOT_ID + 1)
 /* What sysfs says of each file, and takes of each write. */
@@ -35,6 +37,9 @@
 struct ksmfs {
     struct source source;
     struct sessions *all;
+    struct ksmfs *next; /* of the views */
+    bool view, ended;
+    uid_t uid; /* who made the view */
     struct fuse_session *fuse;
     struct fuse_buf buffer; /* libfuse's, used again for each request */
     struct timespec since;
@@ -46,8 +51,13 @@ static struct ksmfs *fs_of(fuse_req_t request) {
     return fuse_req_userdata(request);
 }
 
+static bool is_users_view(const struct ksmfs *fs) {
+    return fs->view && fs->uid != 0;
+}
+
 static uid_t asker(fuse_req_t request) {
-    return fuse_req_ctx(request)->uid;
+    const struct ksmfs *fs = fs_of(request);
+    return is_users_view(fs) ? fs->uid : fuse_req_ctx(request)->uid;
 }
 
 static bool file_of(fuse_ino_t inode, struct sp_ksm_file *ret_file) {
@@ -76,6 +86,11 @@ static void attributes(fuse_req_t request, fuse_ino_t inode, struct stat *ret) {
     struct sp_ksm_file f;
     const struct ksmfs *fs = fs_of(request);
     *ret = (struct stat){.st_ino = inode, .st_uid = geteuid(), .st_gid = getegid()};
+    /* Who has no number in the mount's user namespace would keep everybody there from writing. */
+    if (is_users_view(fs)) {
+        ret->st_uid = fuse_req_ctx(request)->uid;
+        ret->st_gid = fuse_req_ctx(request)->gid;
+    }
     ret->st_atim = ret->st_mtim = ret->st_ctim = fs->since;
     if (!file_of(inode, &f)) {
         ret->st_mode = S_IFDIR | 0755;
@@ -265,7 +280,9 @@ static void ksmfs_ready(struct source *source, uint32_t events) {
         if (r == -EAGAIN)
             return;
         if (r <= 0 || fuse_session_exited(fs->fuse)) {
-            log_line("the files of KSM are served no more: somebody has unmounted them");
+            if (!fs->view)
+                log_line("the files of KSM are served no more: somebody has unmounted them");
+            fs->ended = true;
             host_poll_remove(fs->all->poll_fd, &fs->source);
             return;
         }
@@ -293,35 +310,48 @@ static int check_directory(const char *directory) {
 
 /* Others than the daemon's user may use the files where they may use the daemon, and where the system lets a
  * mount be for others. */
-static int session_make(struct ksmfs *fs, const char *directory) {
+static int session_make(struct ksmfs *fs) {
     char name[] = "samepaged", option[] = "-o", all[] = "fsname=samepage,subtype=ksm,allow_other",
          own[] = "fsname=samepage,subtype=ksm";
     char *argv[] = {name, option, geteuid() == 0 ? all : own, NULL};
     struct fuse_args args = FUSE_ARGS_INIT(3, argv);
-    int r = check_directory(directory);
-    if (r)
-        return r;
     fs->fuse = fuse_session_new(&args, &operations, sizeof operations, fs);
     fuse_opt_free_args(&args);
-    if (!fs->fuse)
-        return -EINVAL;
-    errno = 0;
-    return fuse_session_mount(fs->fuse, directory) ? (errno ? -errno : -EIO) : 0;
+    return fs->fuse ? 0 : -EINVAL;
 }
 
-int ksmfs_new(struct sessions *all, const char *directory, struct ksmfs **ret_fs) {
+/* Joins the loop, mounted at `where`: a directory, or "/dev/fd/N" for a descriptor that is taken over. */
+static int session_mount(struct ksmfs *fs, const char *where) {
+    errno = 0;
+    if (fuse_session_mount(fs->fuse, where))
+        return errno ? -errno : -EIO;
+    fs->source.fd = fuse_session_fd(fs->fuse);
+    int r = host_no_blocking(fs->source.fd);
+    return r ? r : host_poll_add(fs->all->poll_fd, &fs->source, EPOLLIN);
+}
+
+static int ksmfs_make(struct sessions *all, uid_t uid, struct ksmfs **ret_fs) {
     struct ksmfs *fs = calloc(1, sizeof *fs);
     if (!fs)
         return -ENOMEM;
-    *fs = (struct ksmfs){.source = {.fd = -1, .ready = ksmfs_ready}, .all = all};
+    *fs = (struct ksmfs){.source = {.fd = -1, .ready = ksmfs_ready}, .all = all, .uid = uid};
     clock_gettime(CLOCK_REALTIME, &fs->since);
-    int r = session_make(fs, directory);
-    if (!r) {
-        fs->source.fd = fuse_session_fd(fs->fuse);
-        r = host_no_blocking(fs->source.fd);
-    }
+    int r = session_make(fs);
+    if (r)
+        ksmfs_free(fs);
+    else
+        *ret_fs = fs;
+    return r;
+}
+
+int ksmfs_new(struct sessions *all, const char *directory, struct ksmfs **ret_fs) {
+    struct ksmfs *fs;
+    int r = check_directory(directory);
     if (!r)
-        r = host_poll_add(all->poll_fd, &fs->source, EPOLLIN);
+        r = ksmfs_make(all, geteuid(), &fs);
+    if (r)
+        return r;
+    r = session_mount(fs, directory);
     if (r)
         ksmfs_free(fs);
     else
@@ -338,4 +368,59 @@ void ksmfs_free(struct ksmfs *fs) {
     }
     free(fs->buffer.mem);
     free(fs);
+}
+
+/* ---- views ---- */
+
+/* Each is a descriptor. */
+#define VIEWS_MAX         128
+#define VIEWS_OF_USER_MAX 32
+
+static bool views_full(const struct sessions *all, uid_t uid) {
+    size_t n = 0, of_user = 0;
+    for (const struct ksmfs *fs = all->views; fs; fs = fs->next, n++)
+        of_user += fs->uid == uid;
+    return n >= VIEWS_MAX || (uid != 0 && of_user >= VIEWS_OF_USER_MAX);
+}
+
+int ksmfs_view_new(struct sessions *all, int fd, uid_t uid) {
+    struct ksmfs *fs;
+    char where[32];
+    int own, r = views_full(all, uid) ? -EUSERS : host_fuse_clone(fd, &own);
+    if (!r) {
+        r = ksmfs_make(all, uid, &fs);
+        if (r)
+            (void)sp_close(own);
+    }
+    if (r)
+        return r;
+    fs->view = true;
+    snprintf(where, sizeof where, "/dev/fd/%d", own);
+    r = session_mount(fs, where);
+    if (r) {
+        ksmfs_free(fs);
+        return r;
+    }
+    fs->next = all->views;
+    all->views = fs;
+    return 0;
+}
+
+static void views_free(struct sessions *all, bool ended_only) {
+    for (struct ksmfs **at = &all->views, *fs; (fs = *at);) {
+        if (ended_only && !fs->ended) {
+            at = &fs->next;
+            continue;
+        }
+        *at = fs->next;
+        ksmfs_free(fs);
+    }
+}
+
+void ksmfs_views_collect(struct sessions *all) {
+    views_free(all, true);
+}
+
+void ksmfs_views_deinit(struct sessions *all) {
+    views_free(all, false);
 }

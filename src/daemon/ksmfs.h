@@ -16,4 +16,21 @@ SP_WARN_UNUSED int ksmfs_new(struct sessions *all, const char *directory, struct
 /* Unmounts it. NULL is none. */
 void ksmfs_free(struct ksmfs *fs);
 
+/*
+ * Views: the same tree, mounted by somebody else in a mount namespace of theirs (`samepage run --ksm-files`),
+ * who passes the descriptor of /dev/fuse. A view ends with its mount, at the latest with the last process
+ * there.
+ *
+ * What is read and written in a view is of the domain of who made it, whoever does it: the user numbers in
+ * its requests are those of the user namespace of the mount, whose maker chooses them. Only root's are what
+ * they say. The descriptor is not used as it comes, for whoever holds it as well can have it block: the
+ * daemon opens one of its own for that mount (FUSE_DEV_IOC_CLONE). -EINVAL: it is none of /dev/fuse, is not
+ * mounted, or the kernel refuses that; -EUSERS: there are too many; -EACCES, -ENOENT ...: /dev/fuse cannot be
+ * opened; -ENOMEM.
+ */
+SP_WARN_UNUSED int ksmfs_view_new(struct sessions *all, int fd, uid_t uid);
+/* Frees those that have ended. Not from within a source's ready(). */
+void ksmfs_views_collect(struct sessions *all);
+void ksmfs_views_deinit(struct sessions *all);
+
 #endif

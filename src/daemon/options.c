@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "daemon/host.h"
+#include "daemon/metrics.h"
 
 #define CONFIG_BYTES_MAX 65536
 
@@ -25,6 +26,7 @@ enum option_value {
     OPTION_CONFIG,
     OPTION_KSM_FILES,
     OPTION_PRESSURE_FILE,
+    OPTION_METRICS,
     OPTION_ONLY_UID,
     OPTION_OWNER_PID,
     OPTION_ALIVE,
@@ -40,6 +42,7 @@ static const struct option table[] = {
     {"config", required_argument, NULL, OPTION_CONFIG},
     {"ksm-files", required_argument, NULL, OPTION_KSM_FILES},
     {"pressure-file", required_argument, NULL, OPTION_PRESSURE_FILE},
+    {"metrics", required_argument, NULL, OPTION_METRICS},
     {"only-uid", required_argument, NULL, OPTION_ONLY_UID},
     {"owner-pid", required_argument, NULL, OPTION_OWNER_PID},
     {"alive", required_argument, NULL, OPTION_ALIVE},
@@ -67,6 +70,9 @@ static const char usage[] =
     "                       or writes them asks and sets this daemon, each user their own domain\n"
     "  --pressure-file FILE where to find out about memory pressure, for lazy_max_cpu: a cgroup's\n"
     "                       memory.pressure, for instance (default: /proc/pressure/memory)\n"
+    "  --metrics ADDRESS    serve OpenMetrics over HTTP, at /metrics: unix:PATH (for the daemon's user "
+    "only), or\n"
+    "                       127.0.0.1:PORT, localhost:PORT, [::1]:PORT (for everybody on the machine)\n"
     "  --only-uid UID       serve this user only (default: as root and without --owner-pid everybody,\n"
     "                       else the user it runs as)\n"
     "  --foreground         do not go into the background (it never does)\n"
@@ -147,6 +153,10 @@ static enum options_result take(struct options *o, int option, const char *value
     case OPTION_PRESSURE_FILE:
         o->pressure_file = value;
         return *value ? OPTIONS_RUN : bad("--pressure-file: a file is needed");
+    case OPTION_METRICS:
+        o->metrics = value;
+        return metrics_address_wrong(value) ? bad("--metrics %s: %s", value, metrics_address_wrong(value))
+                                            : OPTIONS_RUN;
     case OPTION_ONLY_UID:
         if (!number(value, UINT32_MAX - 1, &v))
             return bad("--only-uid %s: not a user number", value);

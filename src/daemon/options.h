@@ -16,6 +16,7 @@ struct options {
     pid_t owner_pid;           /* 0: none, the daemon runs until it is told to end */
     const char *config;        /* --config; NULL: not given */
     const char *ksm_files;     /* directory at which they are served; NULL: nowhere */
+    const char *metrics;       /* where they are served; NULL: nowhere */
     const char *pressure_file; /* NULL: the machine's */
     const char *alive;         /* file that every process mapped which may still need us; NULL: none */
     int ready_fd;              /* -1: none */

@@ -10,6 +10,7 @@
 
 #include "daemon/ksmfs.h"
 #include "daemon/log.h"
+#include "daemon/metrics.h"
 #include "daemon/pressure.h"
 #include "daemon/session.h"
 #include "os/socket.h"
@@ -33,6 +34,7 @@ struct server {
     const struct options *options;
     struct service service;
     struct sessions sessions;
+    struct metrics *metrics; /* NULL: not served */
     struct pressure pressure;
     struct ksmfs *ksm_files;                /* NULL: not served */
     struct source listener, signals, owner; /* fd -1: none */
@@ -186,7 +188,9 @@ static uint64_t work(struct server *v) {
     next_ns = earlier(next_ns, control_work(&v->sessions, now_ns));
     next_ns = earlier(next_ns, pressure_work(&v->pressure, now_ns));
     next_ns = earlier(next_ns, send_hints(v, now_ns));
+    next_ns = earlier(next_ns, metrics_work(v->metrics, now_ns));
     sessions_collect(&v->sessions);
+    ksmfs_views_collect(&v->sessions);
     if (!v->end && nobody_needs_us(v, now_ns)) {
         v->end = true;
         v->end_reason = "nobody needs it any more";
@@ -252,6 +256,14 @@ static int serve_ksm_files(struct server *v) {
     return r;
 }
 
+static int serve_metrics(struct server *v) {
+    const char *address = v->options->metrics;
+    int r = address ? metrics_new(&v->sessions, address, &v->metrics) : 0;
+    if (r)
+        log_line("--metrics %s: %s", address, strerror(-r));
+    return r;
+}
+
 static int say_ready(const struct options *o) {
     if (o->ready_fd < 0)
         return 0;
@@ -283,6 +295,8 @@ static int start(struct server *v) {
     if (r)
         return r;
     r = serve_ksm_files(v);
+    if (!r)
+        r = serve_metrics(v);
     if (r)
         return r;
     if (host_uffd_device(&v->sessions.uffd_device))
@@ -317,7 +331,9 @@ static void remove_files(const struct server *v) {
 static void stop(struct server *v) {
     /* The files first: whoever finds no socket need not wait for an answer. */
     remove_files(v);
+    metrics_free(v->metrics);
     ksmfs_free(v->ksm_files);
+    ksmfs_views_deinit(&v->sessions);
     sessions_deinit(&v->sessions);
     service_deinit(&v->service);
     pressure_deinit(&v->pressure);

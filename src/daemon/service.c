@@ -382,20 +382,9 @@ int member_new(struct domain *d, const struct sp_wire_hello *hello, pid_t pid, i
 
 /* Counters that only grow stay with the domain; what describes a state goes with the client. */
 static void counters_keep(struct domain *d, const struct member *m) {
-    static const enum sp_counter totals[] = {
-        SP_COUNTER_pages_merged,
-        SP_COUNTER_pages_broken,
-        SP_COUNTER_pages_differed,
-        SP_COUNTER_pages_pinned,
-        SP_COUNTER_pages_over_budget,
-        SP_COUNTER_pages_scanned,
-        SP_COUNTER_batches,
-        SP_COUNTER_errors,
-        SP_COUNTER_cpu_ns,
-        SP_COUNTER_pages_skipped,
-    };
-    for (size_t i = 0; i < sizeof totals / sizeof totals[0]; i++)
-        d->gone_counters.v[totals[i]] += m->counters.v[totals[i]];
+    for (int i = 0; i < SP_COUNTER_COUNT; i++)
+        if (sp_counter_info[i].owner == SP_COUNTER_CLIENT && sp_counter_is_total(i))
+            d->gone_counters.v[i] += m->counters.v[i];
     sp_histogram_merge(&d->gone_freezes, &m->freezes);
 }
 

@@ -8,6 +8,7 @@
 #include <string.h>
 #include <sys/epoll.h>
 
+#include "daemon/ksmfs.h"
 #include "daemon/log.h"
 #include "daemon/policy.h"
 #include "os/socket.h"
@@ -396,6 +397,10 @@ static void on_set(struct session *s, struct request *q) {
     send_result(s, q, control_set(s, q->message));
 }
 
+static void on_files(struct session *s, struct request *q) {
+    send_result(s, q, ksmfs_view_new(s->all, q->fd, s->uid));
+}
+
 static const struct {
     void (*handle)(struct session *s, struct request *q);
     bool anybody; /* also before HELLO */
@@ -405,6 +410,7 @@ static const struct {
     [SP_WIRE_RELEASE] = {on_release, false}, [SP_WIRE_SEGMENT] = {on_segment, false},
     [SP_WIRE_REPORT] = {on_report, false},   [SP_WIRE_UFFD_ENABLE] = {on_uffd_enable, false},
     [SP_WIRE_STATUS] = {on_status, true},    [SP_WIRE_SET] = {on_set, true},
+    [SP_WIRE_FILES] = {on_files, true},
 };
 
 /* A message of `bytes` lies in the shared buffer. */

@@ -40,6 +40,7 @@ struct sessions {
     struct session *first;
     struct session *ended; /* freed by sessions_collect */
     struct user *users;    /* those who have sessions */
+    struct ksmfs *views;   /* see ksmfs.h */
     uint64_t n, n_max;
     uint8_t *buffer; /* SP_SOCKET_MESSAGE_MAX, for the message at hand */
 };

@@ -49,12 +49,12 @@ static int address_init(struct sockaddr_un *a, const char *path) {
     return 0;
 }
 
-static int socket_new(int flags) {
-    return (int)sp_syscall(SYS_socket, AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | flags, 0);
+static int socket_new(int type) {
+    return (int)sp_syscall(SYS_socket, AF_UNIX, type | SOCK_CLOEXEC, 0);
 }
 
 static int connect_to(const struct sockaddr_un *a, int flags, int *ret_fd) {
-    int fd = socket_new(flags);
+    int fd = socket_new(SOCK_SEQPACKET | flags);
     if (fd < 0)
         return fd;
     int r;
@@ -135,7 +135,7 @@ static int bind_and_listen(int fd, const struct sockaddr_un *a, bool everybody) 
     return r;
 }
 
-int sp_socket_listen(const char *path, bool everybody, int *ret_fd) {
+static int listen_at(const char *path, int type, bool everybody, int *ret_fd) {
     int fault = sp_fault("socket_listen");
     if (fault)
         return fault;
@@ -143,7 +143,7 @@ int sp_socket_listen(const char *path, bool everybody, int *ret_fd) {
     int r = address_init(&a, path);
     if (r < 0)
         return r;
-    int fd = socket_new(SOCK_NONBLOCK);
+    int fd = socket_new(type | SOCK_NONBLOCK);
     if (fd < 0)
         return fd;
     int lock = directory_lock(&a);
@@ -156,6 +156,14 @@ int sp_socket_listen(const char *path, bool everybody, int *ret_fd) {
     }
     *ret_fd = fd;
     return 0;
+}
+
+int sp_socket_listen(const char *path, bool everybody, int *ret_fd) {
+    return listen_at(path, SOCK_SEQPACKET, everybody, ret_fd);
+}
+
+int sp_socket_listen_stream(const char *path, int *ret_fd) {
+    return listen_at(path, SOCK_STREAM, false, ret_fd);
 }
 
 int sp_socket_accept(int fd, int *ret_fd) {

@@ -20,6 +20,8 @@
  * file nobody listens on is replaced; -EADDRINUSE when somebody does. Of several that begin at the same time
  * one succeeds. */
 SP_WARN_UNUSED int sp_socket_listen(const char *path, bool everybody, int *ret_fd);
+/* The same for bytes instead of messages, and our own user only. */
+SP_WARN_UNUSED int sp_socket_listen_stream(const char *path, int *ret_fd);
 /* -EAGAIN when nobody waits. The new socket is non-blocking. */
 SP_WARN_UNUSED int sp_socket_accept(int fd, int *ret_fd);
 /* Connects, without waiting; the new socket blocks. -ENOENT, -ECONNREFUSED, -EACCES, -ENAMETOOLONG,

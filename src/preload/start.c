@@ -5,6 +5,7 @@
  * SAMEPAGE_VERBOSE=1 does it hear of it.
  *
  *     SAMEPAGE_SOCKET   the daemon's socket; without it nothing is done at all
+ *     SAMEPAGE_VOUCH    see os/vouch.h
  *     SAMEPAGE_ALIVE    a file that is mapped for as long as the process lives: its owner sees by it that
  *                       somebody is left (fcntl(2), leases)
  *     SAMEPAGE_SET      "KEY=VALUE,...", see core/settings.h
@@ -83,9 +84,12 @@ static void start(char **environment) {
         complain(environment, "SAMEPAGE_SOCKET", "not an absolute path");
         return;
     }
+    struct sp_vouch vouch = sp_vouch_parse(environment_get(environment, "SAMEPAGE_VOUCH"));
     int r = sp_remote_link_new(socket, &link);
-    if (r >= 0)
+    if (r >= 0) {
+        sp_remote_link_vouch(link, &vouch);
         r = sp_engine_new(link, &settings, &engine);
+    }
     if (r < 0) {
         complain(environment, "SAMEPAGE_SOCKET", r == -ENAMETOOLONG ? "path too long" : "not enough memory");
         return;

@@ -139,9 +139,9 @@ static int receive(int fd, uint8_t buffer[SP_WIRE_TO_CLIENT_MAX], uint64_t deadl
     return sp_wire_check(buffer, (size_t)n, n_fds, SP_WIRE_TO_CLIENT, &reason) ? -EPROTO : 0;
 }
 
-/* Sends a request, header filled in, and has the replies taken until they are done: take() returns 0, 1 when
- * that was the last one, or a negative errno. */
-static int exchange(const char *socket_path, void *request, size_t bytes, int timeout_ms,
+/* Sends a request, header filled in, with a descriptor (-1: none), and has the replies taken until they are
+ * done: take() returns 0, 1 when that was the last one, or a negative errno. */
+static int exchange(const char *socket_path, void *request, size_t bytes, int pass_fd, int timeout_ms,
                     int (*take_reply)(void *ctx, const void *message), void *ctx) {
     _Alignas(16) uint8_t buffer[SP_WIRE_TO_CLIENT_MAX];
     int fd, r = sp_socket_connect(socket_path, &fd);
@@ -149,7 +149,7 @@ static int exchange(const char *socket_path, void *request, size_t bytes, int ti
         return r;
     uint64_t deadline_ns = sp_now_ns() + (uint64_t)timeout_ms * NS_PER_MS;
     struct iovec part = {.iov_base = request, .iov_len = bytes};
-    r = sp_socket_send(fd, &part, 1, NULL, 0, false);
+    r = sp_socket_send(fd, &part, 1, &pass_fd, pass_fd >= 0, false);
     /* A daemon that refused us has said why before it closed: that is read below. */
     if (r == -EPIPE || r == -ECONNRESET)
         r = 0;
@@ -179,7 +179,7 @@ int sp_control_status(const char *socket_path, int timeout_ms, struct sp_status 
     struct collector c = {.status = calloc(1, sizeof *c.status)};
     if (!c.status)
         return -ENOMEM;
-    int r = exchange(socket_path, &request, sizeof request, timeout_ms, take_status, &c);
+    int r = exchange(socket_path, &request, sizeof request, -1, timeout_ms, take_status, &c);
     if (r)
         sp_status_free(c.status);
     else
@@ -207,6 +207,14 @@ int sp_control_set(const char *socket_path, int timeout_ms, const uid_t *uid,
         request.given |= (uint64_t)change->given[i] << i;
         request.settings[i] = change->given[i] ? change->values.v[i] : 0;
     }
-    int r = exchange(socket_path, &request, sizeof request, timeout_ms, take_result, &result);
+    int r = exchange(socket_path, &request, sizeof request, -1, timeout_ms, take_result, &result);
     return r ? r : result == -EACCES ? -EPERM : result;
+}
+
+int sp_control_files(const char *socket_path, int timeout_ms, int fuse_fd) {
+    int result;
+    struct sp_wire_empty request;
+    sp_wire_header_init(&request.header, SP_WIRE_FILES, sizeof request, 1);
+    int r = exchange(socket_path, &request, sizeof request, fuse_fd, timeout_ms, take_result, &result);
+    return r ? r : result;
 }

@@ -73,4 +73,12 @@ static inline bool sp_status_obeys(const struct sp_status_client *c, uint32_t se
 SP_WARN_UNUSED int sp_control_set(const char *socket_path, int timeout_ms, const uid_t *uid,
                                   const struct sp_settings_change *change);
 
+/*
+ * Has the daemon serve the files of KSM at a descriptor of /dev/fuse that is mounted somewhere, What is read
+ * and written there is of the caller's domain, whoever does it; root's may be anybody's. As
+ * sp_control_status, and: -EUSERS: too many such mounts; -EINVAL: no such descriptor, or a kernel that lets
+ * nobody else serve it.
+ */
+SP_WARN_UNUSED int sp_control_files(const char *socket_path, int timeout_ms, int fuse_fd);
+
 #endif

@@ -293,6 +293,7 @@ static const struct type_info types[] = {
     FIXED(SEGMENT, SP_WIRE_TO_DAEMON, sp_wire_segment, 0, 0, check_segment),
     FIXED(REPORT, SP_WIRE_TO_DAEMON, sp_wire_report, 0, 0, check_report),
     FIXED(UFFD_ENABLE, SP_WIRE_TO_DAEMON, sp_wire_empty, 1, 1, NULL),
+    FIXED(FILES, SP_WIRE_TO_DAEMON, sp_wire_empty, 1, 1, NULL),
     FIXED(STATUS, SP_WIRE_TO_DAEMON, sp_wire_empty, 0, 0, NULL),
     FIXED(SET, SP_WIRE_TO_DAEMON, sp_wire_set, 0, 0, check_set),
     FIXED(WELCOME, SP_WIRE_TO_CLIENT, sp_wire_welcome, 0, 1, check_welcome),

@@ -53,6 +53,7 @@ enum sp_wire_type {
     SP_WIRE_UFFD_ENABLE = 8, /* with a userfaultfd; RESULT */
     SP_WIRE_STATUS = 9,      /* STATUS_DAEMON, (STATUS_DOMAIN, STATUS_CLIENT...)..., STATUS_END */
     SP_WIRE_SET = 10,        /* RESULT */
+    SP_WIRE_FILES = 11,      /* with a descriptor of /dev/fuse that is mounted; RESULT */
     /* daemon to client */
     SP_WIRE_WELCOME = 32, /* with /dev/userfaultfd where the daemon has it */
     SP_WIRE_ANSWERS = 33,
@@ -244,7 +245,7 @@ struct sp_wire_refused {
     char text[SP_WIRE_TEXT_BYTES]; /* English, for people */
 };
 
-/* UFFD_ENABLE, STATUS, STATUS_END. */
+/* UFFD_ENABLE, STATUS, FILES, STATUS_END. */
 struct sp_wire_empty {
     struct sp_wire_header header;
 };

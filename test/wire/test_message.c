@@ -201,6 +201,9 @@ static bool sample_make(struct sample *s, unsigned which) {
     case 23:
         sample_settings(s);
         return true;
+    case 24:
+        begin(s, SP_WIRE_FILES, sizeof(struct sp_wire_empty), 1);
+        return true;
     default:
         return false;
     }
@@ -237,7 +240,7 @@ static void test_valid(void **state) {
             fail_msg("a valid %s was refused", sp_wire_type_name(sample.type));
         assert_string_not_equal(sp_wire_type_name(sample.type), "unknown");
     }
-    assert_int_equal(n, 24);
+    assert_int_equal(n, 25);
     assert_string_equal(sp_wire_type_name(0), "unknown");
     assert_string_equal(sp_wire_type_name(9999), "unknown");
 }
