@@ -56,12 +56,17 @@ def kill(p):
             os.killpg(p.pid, signal.SIGKILL)
 
 
+def words_of(p):
+    """Its command in one line, programs among the words cut short."""
+    return " ".join(word if "\n" not in word else "..." for word in p.args)
+
+
 def say(p, line):
     try:
         p.stdin.write(line + "\n")
         p.stdin.flush()
     except BrokenPipeError:
-        raise Failure(f"a process has gone: {p.args} (exit status {p.poll()})") from None
+        raise Failure(f"a process has gone: {words_of(p)} (exit status {p.poll()})") from None
 
 
 def hear(p, beginnings, seconds=LONGEST_ANSWER_S):
@@ -82,7 +87,7 @@ def expect(p, beginning, seconds=LONGEST_ANSWER_S):
     """The next line must begin so; what follows, in words."""
     got = hear(p, "", seconds)
     if got is None or not got.startswith(beginning):
-        raise Failure(f"a process said {got!r} and not {beginning!r} (exit status {p.poll()}): {p.args}")
+        raise Failure(f"a process said {got!r} and not {beginning!r} (exit status {p.poll()}): {words_of(p)}")
     return got[len(beginning):].split()
 
 

@@ -10,7 +10,6 @@
 import os
 import signal
 import subprocess
-import time
 
 from . import settings
 from .machine import Failure, ksmd_pid, read
@@ -73,18 +72,28 @@ class Samepage(Side):
         if not context.no_ksm:
             settings.ksm_empty()
         self.target = os.path.join(directory, "socket")
-        with open(f"{directory}/log", "w", encoding="utf-8") as log:
-            daemon = programs.start([context.samepaged, "--socket", self.target, *context.daemon_words],
-                                    stdin=subprocess.DEVNULL, stderr=log)
-        self.daemon = daemon.pid
-        self.pids = [daemon.pid]
-        deadline = time.monotonic() + 60
-        while not os.path.exists(self.target):
-            if daemon.poll() is not None or time.monotonic() > deadline:
-                raise Failure(f"samepaged did not start (exit status {daemon.poll()}): {read(directory + '/log')}")
-            time.sleep(0.01)
+        self.daemon = self.start_daemon(f"{directory}/log")
+        self.pids = [self.daemon]
         if hold:
             os.kill(self.daemon, signal.SIGSTOP)
+
+    def start_daemon(self, log):
+        """Its number, once it listens: held before that it would refuse all that come."""
+        ready, told = os.pipe()
+        try:
+            with open(log, "w", encoding="utf-8") as f:
+                daemon = self.programs.start([self.context.samepaged, "--socket", self.target, "--ready-fd", str(told),
+                                              *self.context.daemon_words], stdin=subprocess.DEVNULL, stderr=f,
+                                             pass_fds=[told])
+            os.close(told)
+            told = None
+            if not os.read(ready, 1):
+                raise Failure(f"samepaged did not start (exit status {daemon.wait(60)}): {read(log)}")
+        finally:
+            os.close(ready)
+            if told is not None:
+                os.close(told)
+        return daemon.pid
 
     def command(self, words):
         advised = [] if self.everything else ["--advised"]

@@ -196,7 +196,7 @@ def one(context, w, name, n, wanted):
             r = {"ready_seconds": time.monotonic() - begin, "background_cpus": background, "instances": n}
             before = cpu_of(side, running)
             r |= way(context, w, side, programs, wanted)
-            r["cpu_seconds"] = cpu_of(side, running) - before
+            r["own_cpu_seconds"] = cpu_of(side, running) - before
             pids = machine.descendants([p.pid for p in running.running])
             r["charged_bytes"] = machine.charged_bytes(pids, side.daemon)
             r["mappings"] = machine.mappings(pids)
