@@ -66,6 +66,8 @@ class Context:
         for path in (self.samepage, self.samepaged, self.tool("workload"), self.tool("poll"), self.tool("victim")):
             if not os.access(path, os.X_OK):
                 raise Failure(f"{path} is missing: make build, or install samepage again")
+        if subprocess.run([self.samepage, "doctor"], capture_output=True, check=False).returncode:
+            raise Failure("nothing can be merged here, or not for this user: 'samepage doctor' says why")
 
 
 def places(build, binaries):

@@ -143,6 +143,8 @@ def mapping_limit(pages_per_process, mappings_per_page):
     if found >= needed:
         yield None
         return
+    if not os.access(MAX_MAP_COUNT, os.W_OK):
+        raise Failure(f"vm.max_map_count is {found}, and {needed} are needed: as root, sysctl vm.max_map_count={needed}")
     change(MAX_MAP_COUNT, needed)
     try:
         yield needed
@@ -154,4 +156,6 @@ def huge_pages_for_who_asks():
     if not os.path.exists(HUGE_PAGES):
         raise Failure("this kernel has no transparent huge pages")
     if value(HUGE_PAGES) == "never":
+        if not os.access(HUGE_PAGES, os.W_OK):
+            raise Failure(f"there are no huge pages: as root, echo madvise > {HUGE_PAGES}")
         change(HUGE_PAGES, "madvise")
