@@ -50,7 +50,7 @@ def on_one_processor():
 
 def started(args, programs, before, mode, environment=None):
     p = programs.start([*before, f"{args.build}/bench/victim", mode, str(MIB), str(SECONDS)], stdin=subprocess.PIPE,
-                       env={**os.environ, **(environment or {})}, preexec_fn=on_one_processor)
+                       env={**os.environ, **(environment or {})}, prepare=on_one_processor)
     expect(p, "ready")
     return p
 

@@ -100,7 +100,7 @@ def arguments(words=None):
     p.add_argument("workload", nargs="*", metavar="WORKLOAD", help="see --list; default: all")
     p.add_argument("--list", action="store_true", help="tell the workloads, and what is missing for them")
     p.add_argument("--quick", action="store_true", help="small sizes, once: to see that it works and about how fast")
-    p.add_argument("--tiny", action="store_true", help="sizes for tests: figures mean nothing")
+    p.add_argument("--tiny", action="store_true", help="sizes for tests: figures mean nothing, and no target is held")
     p.add_argument("--repetitions", type=at_least_one, metavar="N", help="of each side (3)")
     p.add_argument("--mib", type=at_least_one, metavar="N", help="memory of each process of most workloads (256)")
     p.add_argument("--guests", type=at_least_one, metavar="N", help="QEMU guests of 1 GB (52)")
@@ -116,8 +116,9 @@ def arguments(words=None):
     p.add_argument("--set", action="append", default=[], metavar="KEY=VALUE",
                    help="a setting of samepage's (samepage help set)")
     p.add_argument("--json", metavar="FILE", help="write every figure of every repetition to FILE")
-    p.add_argument("--save", metavar="DIR", nargs="?", const=KEPT, help="keep results.json, RESULTS.md and charts in DIR "
-                   "(%(const)s); workloads that were not run stay as they are there")
+    p.add_argument("--save", metavar="DIR", nargs="?", const=KEPT,
+                   help="keep results.json, RESULTS.md and charts in DIR (%(const)s); workloads that were not run "
+                        "stay as they are there")
     p.add_argument("--build", metavar="DIR", help="build directory")
     p.add_argument("--bin", metavar="DIR", help="where samepage and samepaged are")
     args = p.parse_args(words)

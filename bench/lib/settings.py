@@ -144,7 +144,7 @@ def mapping_limit(pages_per_process, mappings_per_page):
         yield None
         return
     if not os.access(MAX_MAP_COUNT, os.W_OK):
-        raise Failure(f"vm.max_map_count is {found}, and {needed} are needed: as root, sysctl vm.max_map_count={needed}")
+        raise Failure(f"vm.max_map_count is {found}, which is too low: as root, sysctl vm.max_map_count={needed}")
     change(MAX_MAP_COUNT, needed)
     try:
         yield needed

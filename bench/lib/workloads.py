@@ -72,13 +72,15 @@ def merged(name, what, copies, **more):
 def quiet(name, pattern, mappings):
     return Workload(name, f"4 processes x {{steady_mib}} MiB as {pattern}, merged; nobody writes for "
                     "{steady_seconds:g} s, then 1 MiB of new duplicates, four times", steady.quiet_round,
-                    ("ksm-delay", "samepage"), pattern=pattern, saved_copies=3, mappings_per_page=mappings, size="steady_mib", longest_rounds=3)
+                    ("ksm-delay", "samepage"), pattern=pattern, saved_copies=3, mappings_per_page=mappings,
+                    size="steady_mib")
 
 
 def writers(rate):
     return Workload(f"writers-{rate}", f"4 processes x {{mib}} MiB as same, merged; {rate} random page writes a second "
                     "together, for {steady_seconds:g} s", steady.written_round,
-                    ("nobody", "ksm-delay", "ksm", "samepage"), pattern="same", saved_copies=3, mappings_per_page=4, writes_per_second=rate, longest_rounds=3)
+                    ("nobody", "ksm-delay", "ksm", "samepage"), pattern="same", saved_copies=3, mappings_per_page=4,
+                    writes_per_second=rate)
 
 
 def programs(name, what, program, instances, **more):

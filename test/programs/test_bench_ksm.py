@@ -60,8 +60,8 @@ class Ksm(Directory):
 
 @unittest.skipIf(REFUSED, REFUSED)
 class PutBack(unittest.TestCase):
-    """KSM is at its defaults, which takes minutes, and vm.max_map_count is raised, when the end comes. What was found is
-    neither, and nothing that the end of a workload leaves by itself."""
+    """KSM is at its defaults, which takes minutes, and vm.max_map_count is raised, when the end comes. What was found
+    is neither, and nothing that the end of a workload leaves by itself."""
 
     FOUND = {"run": "0", "pages_to_scan": "123", "sleep_millisecs": "77"}
 
