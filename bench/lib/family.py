@@ -39,7 +39,7 @@ def one(context, w, name):
         if name != "nobody":
             saved = poll_answer(group.poll(0, 1, programs))["saved_pages"]
             r["shared_share"] = (saved + store_pages(context, group)) / group.pages
-        r["own_cpu_seconds"] = machine.process_cpu_seconds(group.pids)
+        r["own_cpu_seconds"] = machine.process_cpu_seconds(group.pids) - group.side_cpu_before
         group.check()
         quit_all(group.workers)
     return r

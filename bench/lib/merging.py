@@ -176,9 +176,10 @@ def started(context, name, w, mib, **more):
     with tempfile.TemporaryDirectory(prefix="samepage-bench-") as directory, Programs() as programs:
         background = machine.background_cpus(context.background_seconds)
         side = sides.make(context, name, programs, directory)
+        side_cpu = machine.process_cpu_seconds(side.pids)
         try:
             group = Group(context, side, programs, w, mib, **more)
-            group.background = background
+            group.background, group.side_cpu_before = background, side_cpu
             yield group, programs
         finally:
             side.end()

@@ -2,8 +2,9 @@
 """The steady state: everything has been merged; what does it cost from then on, and what is left of it?
 
     quiet       nobody writes for a minute: CPU of who merges (exact, by the scheduler's account). Then 256 spare
-                pages of two processes, managed all the time and never shared, get the same new content, four times:
-                how long until nine tenths of them are shared.
+                pages of two processes, managed all the time and never shared, get the same new content, twice: how
+                long until nine tenths of them are shared. (KSM's smart_scan looks at a page that has had no twin for
+                long in every ninth scan only, and must see it twice.)
     writers     random pages are written, so many a second by all processes together. Each write flips a page between
                 two contents, the same two in all processes, so that twins remain. CPU of the machine in the window,
                 beside that without any merging; what is saved in the mean and at the end of it, by what the kernel
@@ -21,8 +22,8 @@ from .merging import converge, look, poll_answer, started
 from .programs import expect, quit_all, tell_all
 
 NEW_PAGES = 256
-NEW_ROUNDS = 4
-LONGEST_SEARCH_S = 60
+NEW_ROUNDS = 2
+LONGEST_SEARCH_S = 120
 LOOKS = 10
 
 
@@ -40,19 +41,17 @@ def settle(context, group, programs, w, mib):
 
 
 def new_duplicate(context, group, programs):
-    """Seconds from the last write until nine tenths are shared."""
+    """Seconds from the last write until nine tenths are shared; None: not in time."""
     target = look(context, group.side)["saved_pages"] + NEW_PAGES * 9 // 10
     tell_all(group.workers[:2], "new", "renewed")
     t0 = time.monotonic()
     told = poll_answer(programs.start([context.tool("poll"), group.side.target, str(target), str(LONGEST_SEARCH_S)]))
-    if not told["reached"]:
-        raise Failure(f"{group.side.name}: a new duplicate was not found within {LONGEST_SEARCH_S} s")
-    return told["at_ns"] / 1e9 - t0
+    return told["at_ns"] / 1e9 - t0 if told["reached"] else None
 
 
 def quiet(context, w, name):
     mib = context.steady_mib
-    with started(context, name, w, mib, spare_pages=NEW_PAGES * NEW_ROUNDS) as (group, programs):
+    with started(context, name, w, mib, spare_pages=NEW_PAGES * 4) as (group, programs):
         settle(context, group, programs, w, mib)
         before, begin = group.snapshot(), time.monotonic()
         time.sleep(context.steady_seconds)
@@ -62,7 +61,8 @@ def quiet(context, w, name):
         quit_all(group.workers)
     return {"idle_cpu_percent": 100 * (after["own"] - before["own"]) / seconds,
             "machine_cpu_percent": 100 * (after["cpu"] - before["cpu"]) / seconds,
-            "found_seconds": statistics.median(found), "found_longest_seconds": max(found),
+            "found_seconds": None if None in found else statistics.median(found),
+            "found_longest_seconds": None if None in found else max(found),
             "background_cpus": group.background, "managed_pages": group.pages}
 
 

@@ -61,8 +61,9 @@ WORST_ROWS = [("a page's owner waits (freeze), us", "freeze_us"), ("a read of a 
 def cell(runs, key, digits, unit=1.0):
     found = [v / unit for v in values(runs, key)]
     if not found:
-        not_there = [r["saved_share"] for r in runs if key in r and r.get("saved_share") is not None]
-        return f"never: {100 * statistics.median(not_there):.1f} % saved" if not_there else ""
+        shares = values([r for r in runs if key in r], "saved_share")
+        never = "never" if any(key in r for r in runs) else ""
+        return f"never: {100 * statistics.median(shares):.1f} % saved" if shares else never
     text = f"{statistics.median(found):.{digits}f}"
     if len(runs) > 1:
         text += f" ({min(found):.{digits}f}-{max(found):.{digits}f})"

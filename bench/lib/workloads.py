@@ -71,7 +71,7 @@ def merged(name, what, copies, **more):
 
 def quiet(name, pattern, mappings):
     return Workload(name, f"4 processes x {{steady_mib}} MiB as {pattern}, merged; nobody writes for "
-                    "{steady_seconds:g} s, then 1 MiB of new duplicates, four times", steady.quiet_round,
+                    "{steady_seconds:g} s, then 1 MiB of new duplicates, twice", steady.quiet_round,
                     ("ksm-delay", "samepage"), pattern=pattern, saved_copies=3, mappings_per_page=mappings,
                     size="steady_mib")
 
