@@ -108,7 +108,7 @@ def wait_until_shared(args, socket):
 
 
 def settled(args):
-    with tempfile.TemporaryDirectory(prefix="samepage-bench-") as directory, Programs() as programs:
+    with tempfile.TemporaryDirectory(prefix="sp-bench-") as directory, Programs() as programs:
         side = Samepage(args, "samepage", programs, directory, everything=True, hold=False)
         with_us = samepage(args, "--socket", side.target)
         alone = [started(args, programs, [], "settled") for _ in range(2)]

@@ -251,7 +251,7 @@ def bench(args, context):
 def main():
     args = arguments()
     try:
-        with tempfile.TemporaryDirectory(prefix="samepage-bench-") as directory:
+        with tempfile.TemporaryDirectory(prefix="sp-bench-") as directory:
             return bench(args, Context(args, directory))
     except Failure as e:
         print(f"bench: {e}", file=sys.stderr)

@@ -173,7 +173,7 @@ def require_memory(group, r):
 @contextlib.contextmanager
 def started(context, name, w, mib, **more):
     """A side and a group that it will merge."""
-    with tempfile.TemporaryDirectory(prefix="samepage-bench-") as directory, Programs() as programs:
+    with tempfile.TemporaryDirectory(prefix="sp-bench-") as directory, Programs() as programs:
         background = machine.background_cpus(context.background_seconds)
         side = sides.make(context, name, programs, directory)
         side_cpu = machine.process_cpu_seconds(side.pids)

@@ -186,7 +186,7 @@ def thinned(curve):
 
 
 def one(context, w, name, n, wanted):
-    with tempfile.TemporaryDirectory(prefix="samepage-bench-") as directory, Programs() as programs:
+    with tempfile.TemporaryDirectory(prefix="sp-bench-") as directory, Programs() as programs:
         background = machine.background_cpus(context.background_seconds)
         side = sides.make(context, name, programs, directory, everything=True, hold=True)
         try:

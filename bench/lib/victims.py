@@ -176,7 +176,7 @@ def settled_figures(context, victim):
 
 
 def one(context, w, name):
-    with tempfile.TemporaryDirectory(prefix="samepage-bench-") as directory, Programs() as programs:
+    with tempfile.TemporaryDirectory(prefix="sp-bench-") as directory, Programs() as programs:
         background = machine.background_cpus(context.background_seconds)
         side = sides.make(context, name, programs, directory, everything=True, hold=True)
         try:
