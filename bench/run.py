@@ -159,7 +159,7 @@ def obstacle(context, w):
 
 def line_of(name, number, rounds, side, r):
     parts = [f"{name} {number + 1}/{rounds} {side:12}"]
-    for key, form in (("seconds", "{:.3f} s"), ("own_cpu_seconds", "{:.2f} CPU-s"),
+    for key, form in (("seconds", "{:.3f} s"), ("reach_seconds", "{:.3f} s"), ("own_cpu_seconds", "{:.2f} CPU-s"),
                       ("idle_cpu_percent", "{:.3f} % of a CPU"), ("found_seconds", "new duplicate after {:.2f} s"),
                       ("shared_share", "{:.3f} shared"),
                       ("settled_ops", "{:.0f}/s"), ("settled_p99", "p99 {:.1f} us")):

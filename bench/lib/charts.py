@@ -18,7 +18,7 @@ STYLE = ("text{font:13px sans-serif;fill:#333}.t{font-weight:bold;font-size:14px
 
 def median_run(runs):
     """The run in the middle, by its time; runs that never got there come last."""
-    ordered = sorted(runs, key=lambda r: r.get("seconds") or float("inf"))
+    ordered = sorted(runs, key=lambda r: r.get("seconds") or r.get("reach_seconds") or float("inf"))
     return ordered[(len(ordered) - 1) // 2]
 
 

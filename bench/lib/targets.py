@@ -88,7 +88,7 @@ def written(workload):
 
 def unmodified(workload):
     return [Target(workload, "saved, of what KSM saves", lambda r: r.ratio("saved_bytes"), 0.9, True),
-            Target(workload, "time to 90 % of that, of KSM's to 99 %", lambda r: r.ratio("seconds"), 0.25)]
+            Target(workload, "time to 90 % of that, of KSM's to 99 %", lambda r: r.ratio("reach_seconds"), 0.25)]
 
 
 def victim(workload):
@@ -112,7 +112,7 @@ TARGETS = [
            lambda r: r("samepage", "shared_share"), 0.9, True),
     *unmodified("python"), *unmodified("node"), *unmodified("redis"),
     Target("guests", "memory of a guest, of that under KSM", lambda r: r.ratio("charged_each_bytes"), 1),
-    Target("guests", "time to 99 % of what KSM saves, of KSM's", lambda r: r.ratio("seconds"), 0.25),
+    Target("guests", "time to 99 % of what KSM saves, of KSM's", lambda r: r.ratio("reach_seconds"), 0.25),
     *victim("victim-redis-get"), *victim("victim-redis-set"), *victim("victim-compiler"), *victim("victim-sequential"),
     *victim("victim-random"),
 ]

@@ -172,7 +172,7 @@ def way(context, w, side, programs, wanted):
     else:
         curve = ksm_way(context, side)
         seconds = time_to(curve, 0.99 * curve[-1][1])
-    return {"curve": thinned(curve), "saved_pages": curve[-1][1], "seconds": seconds,
+    return {"curve": thinned(curve), "saved_pages": curve[-1][1], "reach_seconds": seconds,
             "side_cpu_seconds": machine.process_cpu_seconds(side.pids) - before}
 
 
