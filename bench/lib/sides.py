@@ -67,8 +67,8 @@ class Ksm(Side):
 
 
 class Samepage(Side):
-    """Its daemon listens in a directory whose name `samepage status` does not look for (samepage-*), so that nobody else
-    asks it, least of all while it is held."""
+    """Its daemon listens in a directory whose name `samepage status` does not look for (samepage-*), so that nobody
+    else asks it, least of all while it is held."""
 
     def __init__(self, context, name, programs, directory, everything, hold):
         super().__init__(context, name, programs, directory, everything, hold)

@@ -130,7 +130,7 @@ class Redis:
 # ---- the clock --------------------------------------------------------------------------------------------------
 
 
-def settle(context, pages, pause, full_scans=None):
+def settle(context, pages, pause, full_scans=None, longest=LONGEST_SECONDS):
     """Waits until nothing grows any more. [(seconds, pages)] from now on."""
     samples, t0, grown, most = [], time.monotonic(), 0.0, 0
     until = full_scans() + 3 if full_scans else 0
@@ -141,19 +141,20 @@ def settle(context, pages, pause, full_scans=None):
         if n > most * 1.01:
             most, grown = n, now
         scanned = not full_scans or full_scans() >= until
-        if now - grown > context.quiet_seconds and scanned or now > LONGEST_SECONDS:
+        if now - grown > context.quiet_seconds and scanned or now > longest:
             return samples
         time.sleep(pause)
 
 
-def ksm_way(context, side):
+def ksm_way(context, w, side):
     side.switch_on()
-    return settle(context, settings.ksm_saved_pages, KSM_LOOK_SECONDS, settings.ksm_full_scans)
+    return settle(context, settings.ksm_saved_pages, KSM_LOOK_SECONDS, settings.ksm_full_scans,
+                  w.longest_seconds)
 
 
-def our_way(context, side, programs, wanted):
+def our_way(context, w, side, programs, wanted):
     """The way to the wanted pages, seconds to there or None, and what there is in the end."""
-    poll = programs.start(poll_command(context, side, max(1, wanted), LONGEST_SECONDS))
+    poll = programs.start(poll_command(context, side, max(1, wanted), w.longest_seconds))
     t0 = time.monotonic()
     side.switch_on()
     told = poll_answer(poll)
@@ -168,9 +169,9 @@ def way(context, w, side, programs, wanted):
         return {}
     before = machine.process_cpu_seconds(side.pids)
     if side.name == "samepage":
-        curve, seconds = our_way(context, side, programs, wanted)
+        curve, seconds = our_way(context, w, side, programs, wanted)
     else:
-        curve = ksm_way(context, side)
+        curve = ksm_way(context, w, side)
         seconds = time_to(curve, 0.99 * curve[-1][1])
     return {"curve": thinned(curve), "saved_pages": curve[-1][1], "reach_seconds": seconds,
             "side_cpu_seconds": machine.process_cpu_seconds(side.pids) - before}

@@ -35,6 +35,7 @@ class Workload:
     needs: tuple = ()  # commands
     each_mib: int = 128  # memory of an instance, for programs
     longest_rounds: int = 1000
+    longest_seconds: int = 180  # until nothing grows any more
 
     def possible_pages(self, mib):
         return int(self.saved_copies * ((mib << 20) // PAGE)) - (self.pattern == "zero")
@@ -111,7 +112,7 @@ TABLE = {w.name: w for w in (
     programs("node", "8 node processes with the same data", unmodified.Node, lambda c: c.small(8), needs=("node",)),
     programs("redis", "4 redis-servers with the same data", unmodified.Redis, lambda c: c.small(4), needs=REDIS),
     programs("guests", "{guests} QEMU guests of {guest_mib} MiB, all alive", guests.Guests, lambda c: c.guests,
-             unmanaged=4, wanted_share=0.99, needs=("qemu-system-x86_64",), each_mib=330, longest_rounds=1,
+             unmanaged=4, wanted_share=0.99, needs=("qemu-system-x86_64",), each_mib=330, longest_rounds=1, longest_seconds=900,
              mappings_per_page=4),
     victim("redis-get", "redis, reads of random keys", victims.RedisGet, REDIS),
     victim("redis-set", "redis, random keys are overwritten", victims.RedisSet, REDIS),
