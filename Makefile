@@ -35,9 +35,14 @@ stress: | setup-check
 	@$(MAKE) --no-print-directory build
 	@tools/test $(BUILD) stress --suite stress --verbose
 
-bench: build
-	@/usr/bin/python3 bench/run.py --build $(BUILD); status=$$?; \
-	    /usr/bin/python3 bench/indexes.py --build $(BUILD) && exit $$status
+# Beside the kernel's KSM: an hour and a half for everything. ARGS=--help tells what to choose, ARGS=--save keeps the
+# results in bench/. Without ARGS the two kinds of index are measured as well.
+ARGS ?=
+bench: | setup-bench
+	@$(MAKE) --no-print-directory build
+	@guests=$$(demo/prepare $(BUILD)/demo); \
+	/usr/bin/python3 bench/run.py --build $(BUILD) $${guests:+--guest-files "$$guests"} $(ARGS); status=$$?; \
+	test -n "$(ARGS)" || /usr/bin/python3 bench/indexes.py --build $(BUILD) && exit $$status
 
 install: build
 	@meson configure $(BUILD) -Dprefix=$(PREFIX)
@@ -48,8 +53,8 @@ clean:
 	@rm -rf $(BUILD) build-ci-*
 
 help:
-	@echo "make build | demo | check | check-programs | stress | bench | install [PREFIX=/usr/local] [DESTDIR=] | clean"
+	@echo "make build | demo | check | check-programs | stress | bench [ARGS=...] | install [PREFIX=/usr/local] [DESTDIR=] | clean"
 
-.PHONY: setup-build setup-check setup-programs setup-demo
-setup-build setup-check setup-programs setup-demo: setup-%:
+.PHONY: setup-build setup-check setup-programs setup-demo setup-bench
+setup-build setup-check setup-programs setup-demo setup-bench: setup-%:
 	@tools/setup $*

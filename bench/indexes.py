@@ -12,11 +12,17 @@ between its scans, and for longer when they cost much. Nothing of the machine is
 import argparse
 import json
 import os
-import re
 import subprocess
 import sys
 
-from run import TOP, cell, machine_description, spread
+sys.dont_write_bytecode = True
+
+from lib.machine import described, description  # noqa: E402
+from lib.report import kept_section  # noqa: E402
+from lib.tables import cell  # noqa: E402
+from lib.targets import median  # noqa: E402
+
+TOP = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 KINDS = ("hash", "tree")
 WORKLOADS = {
@@ -34,16 +40,6 @@ ROWS = [
     ("memory of the index, B/page", "bytes", 1, 1.0, True),
     ("pages saved, of those possible", "saved", 3, 1.0, False),
 ]
-
-
-def kept_section(path):
-    """What this program has written at the end of the file."""
-    try:
-        with open(path) as f:
-            found = re.search(rf"^{re.escape(HEADING)}$.*", f.read(), re.MULTILINE | re.DOTALL)
-    except FileNotFoundError:
-        return ""
-    return found.group(0) if found else ""
 
 
 def measure(args, workload, kind):
@@ -64,12 +60,12 @@ def rows(runs):
         if key == "saved" and not runs["hash"][0]["twins"]:
             continue
         row = [label] + [cell(runs[k], key, digits, unit) for k in KINDS]
-        yield row + [f"{spread(runs['tree'], key)[0] / spread(runs['hash'], key)[0]:.1f}" if ratio else ""]
+        yield row + [f"{median(runs['tree'], key) / median(runs['hash'], key):.1f}" if ratio else ""]
 
 
 def markdown(args, results):
     yield HEADING + "\n\nWritten by `bench/indexes.py --markdown`: what is measured stands at the top of that file.\n"
-    yield "{cpu}, {cpus} CPUs, {memory_mib} MiB, Linux {kernel} {machine}, {date}.".format(**machine_description())
+    yield f"{described(description())}."
     yield f"A domain within one process, {args.mib} MiB, {args.repetitions} repetitions; median (lowest-highest)."
     for workload, runs in results.items():
         yield f"\n## {workload}: {WORKLOADS[workload]}\n\n| | hash | tree | tree / hash |\n| --- | --- | --- | --- |"

@@ -13,8 +13,9 @@
  * not done from the start, as it costs far more than asking.
  *
  * At the end, one JSON object on one line: whether it was reached, the time on CLOCK_MONOTONIC when that was
- * seen, pages saved, its own CPU time and, from a daemon, its counters and freeze times. With PAGES 0 it
- * looks once. Exit status: 0 reached, 1 not in time, 2 cannot look.
+ * seen, pages saved, how the counter grew until then (pairs of time and pages), its own CPU time and, from a
+ * daemon, its counters and freeze times. With PAGES 0 it looks once. Exit status: 0 reached, 1 not in time, 2
+ * cannot look.
  */
 #include <fcntl.h>
 #include <inttypes.h>
@@ -36,6 +37,15 @@
 #define PAGEMAP_PRESENT (UINT64_C(1) << 63)
 #define PAGEMAP_SWAPPED (UINT64_C(1) << 62)
 #define PAGEMAP_FILE    (UINT64_C(1) << 61)
+
+/* How the counter grew: a point for each 256th part of what is waited for, at most. */
+#define CURVE_POINTS 256
+static struct curve {
+    size_t n;
+    struct {
+        uint64_t at_ns, pages;
+    } point[CURVE_POINTS + 1];
+} curve;
 
 /* Memory of a workload. */
 struct area {
@@ -67,6 +77,21 @@ static bool ksm_saved(uint64_t *ret_pages) {
     (void)ksm_value("ksm_zero_pages", &zero); /* kernels before 6.6 have none */
     *ret_pages = sharing + zero;
     return true;
+}
+
+static void curve_add(uint64_t at_ns, uint64_t pages, uint64_t target_pages) {
+    uint64_t last = curve.n ? curve.point[curve.n - 1].pages : 0;
+    if (curve.n && pages < last + target_pages / CURVE_POINTS + 1)
+        return;
+    if (curve.n <= CURVE_POINTS)
+        curve.point[curve.n++] = (typeof(*curve.point)){at_ns, pages};
+}
+
+static void curve_print(void) {
+    printf(", \"curve\": [");
+    for (size_t i = 0; i < curve.n; i++)
+        printf("%s[%" PRIu64 ", %" PRIu64 "]", i ? ", " : "", curve.point[i].at_ns, curve.point[i].pages);
+    printf("]");
 }
 
 /* What all domains have together: a benchmark's daemon serves one user, so there is one. */
@@ -140,6 +165,7 @@ static int report(bool reached, uint64_t at_ns, uint64_t saved_pages, const stru
     printf("{\"reached\": %s, \"at_ns\": %" PRIu64 ", \"saved_pages\": %" PRIu64
            ", \"poll_cpu_ns\": %" PRIu64,
            reached ? "true" : "false", at_ns, saved_pages, now_ns(CLOCK_PROCESS_CPUTIME_ID));
+    curve_print();
     if (s)
         print_daemon(s);
     puts("}");
@@ -154,6 +180,7 @@ static int poll_ksm(uint64_t target_pages, uint64_t deadline_ns) {
             return 2;
         }
         uint64_t now = now_ns(CLOCK_MONOTONIC);
+        curve_add(now, saved, target_pages);
         if (saved >= target_pages || now >= deadline_ns)
             return report(saved >= target_pages, now, saved, NULL);
         nanosleep(&(struct timespec){.tv_nsec = EVERY_NS}, NULL);
@@ -173,6 +200,7 @@ static int poll_daemon(const char *socket_path, uint64_t target_pages, uint64_t 
         struct sp_histogram freezes;
         status_sum(s, &counters, &freezes);
         uint64_t saved = counters_saved_pages(&counters);
+        curve_add(now_ns(CLOCK_MONOTONIC), saved, target_pages);
         if (n_areas && saved >= target_pages)
             saved = areas_saved_pages(areas, n_areas, counters.v[SP_COUNTER_pages_shared]);
         uint64_t now = now_ns(CLOCK_MONOTONIC);

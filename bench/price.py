@@ -25,7 +25,13 @@ import sys
 import tempfile
 import time
 
-import run as bench
+sys.dont_write_bytecode = True
+
+from lib.machine import PAGE, Failure, described, description  # noqa: E402
+from lib.programs import Programs, expect, say  # noqa: E402
+from lib.sides import Samepage  # noqa: E402
+
+TOP = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 MIB = 256
 SECONDS = 0.25
@@ -44,14 +50,14 @@ def on_one_processor():
 
 def started(args, programs, before, mode, environment=None):
     p = programs.start([*before, f"{args.build}/bench/victim", mode, str(MIB), str(SECONDS)], stdin=subprocess.PIPE,
-                       env={**os.environ, **(environment or {})}, preexec_fn=on_one_processor)
-    bench.expect(p, "ready")
+                       env={**os.environ, **(environment or {})}, prepare=on_one_processor)
+    expect(p, "ready")
     return p
 
 
 def worked(p):
-    bench.say(p, "go")
-    return float(bench.expect(p, "steps")[0])
+    say(p, "go")
+    return float(expect(p, "steps")[0])
 
 
 def in_turns(args, running):
@@ -71,7 +77,7 @@ def mimalloc():
             for name in sorted(os.listdir(directory)):
                 if name.startswith("libmimalloc.so."):
                     return os.path.join(directory, name)
-    raise bench.Failure("libmimalloc is missing: apt-get install libmimalloc2.0")
+    raise Failure("libmimalloc is missing: apt-get install libmimalloc2.0")
 
 
 def without_worker(args, mode):
@@ -79,7 +85,7 @@ def without_worker(args, mode):
              "all": (samepage(args, *NEVER), None)}
     if mode == "malloc":
         sides["mimalloc alone"] = ([], {"LD_PRELOAD": mimalloc()})
-    with bench.Programs() as programs:
+    with Programs() as programs:
         return in_turns(args, {s: started(args, programs, before, mode, env) for s, (before, env) in sides.items()})
 
 
@@ -92,9 +98,9 @@ def shared_pages(args, socket):
 def wait_until_shared(args, socket):
     """Until everything the two have in common is shared and the number has not changed for two seconds."""
     deadline, last, since = time.monotonic() + 60, -1, 0.0
-    while time.monotonic() - since < 2 or last < (MIB << 20) // bench.PAGE * 0.99:
+    while time.monotonic() - since < 2 or last < (MIB << 20) // PAGE * 0.99:
         if time.monotonic() > deadline:
-            raise bench.Failure(f"only {last} pages are shared after a minute")
+            raise Failure(f"only {last} pages are shared after a minute")
         n = shared_pages(args, socket)
         if n != last:
             last, since = n, time.monotonic()
@@ -102,8 +108,8 @@ def wait_until_shared(args, socket):
 
 
 def settled(args):
-    with tempfile.TemporaryDirectory(prefix="samepage-bench-") as directory, bench.Programs() as programs:
-        side = bench.Samepage(args.build, programs, directory)
+    with tempfile.TemporaryDirectory(prefix="sp-bench-") as directory, Programs() as programs:
+        side = Samepage(args, "samepage", programs, directory, everything=True, hold=False)
         with_us = samepage(args, "--socket", side.target)
         alone = [started(args, programs, [], "settled") for _ in range(2)]
         ours = [started(args, programs, with_us, "settled") for _ in range(2)]
@@ -153,27 +159,28 @@ def report(results, out):
 
 def main():
     p = argparse.ArgumentParser(description="what a program pays for running under `samepage run`")
-    p.add_argument("--build", default=f"{bench.TOP}/build", help="build directory (%(default)s)")
+    p.add_argument("--build", default=f"{TOP}/build", help="build directory (%(default)s)")
     p.add_argument("--measure", choices=list(MEASURES), action="append", help="default: all")
     p.add_argument("--repetitions", type=int, default=31, help="turns of each side (%(default)s)")
     p.add_argument("--json", metavar="FILE", help="write every value to FILE")
-    p.add_argument("--markdown", metavar="FILE", nargs="?", const=f"{bench.TOP}/bench/PRICE.md",
+    p.add_argument("--markdown", metavar="FILE", nargs="?", const=f"{TOP}/bench/PRICE.md",
                    help="write the table to FILE (bench/PRICE.md)")
     args = p.parse_args()
     args.build = os.path.abspath(args.build)
+    args.samepaged, args.daemon_words, args.no_ksm = f"{args.build}/samepaged", [], "it is not asked"
     try:
         results = {name: MEASURES[name](args) for name in args.measure or MEASURES}
-    except (bench.Failure, OSError, subprocess.CalledProcessError) as e:
+    except (Failure, OSError, subprocess.CalledProcessError) as e:
         print(f"bench: {e}", file=sys.stderr)
         return 1
-    machine = bench.machine_description()
+    machine = description()
     if args.json:
         with open(args.json, "w", encoding="utf-8") as f:
             json.dump({"machine": machine, "results": results}, f, indent=1)
     if args.markdown:
         with open(args.markdown, "w", encoding="utf-8") as f:
             f.write("# What a program pays\n\nWritten by `bench/price.py --markdown`, whose head says how it is measured."
-                    "\n\n{cpu}, {cpus} CPUs, {memory_mib} MiB, Linux {kernel} {machine}, {date}.\n\n".format(**machine))
+                    f"\n\n{described(machine)}.\n\n")
             report(results, f)
     report(results, sys.stdout)
     missed = [1 for name, r in results.items() for row in rows(name, r) if row[-1] == "MISSED"]

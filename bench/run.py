@@ -1,551 +1,261 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: MIT
-"""The benchmark: samepage beside the kernel's own KSM, flat out, on the same processes in the same run.
+"""The benchmark: samepage beside the kernel's own KSM, on the same processes in the same run; `make bench`, or
+`samepage bench`.
 
-Three workloads, four processes each: `same` (all memory identical, in the same order); `tenth` (the first tenth
-of it identical, in the same order, the rest unique); and, with no target, the hardest form of the latter,
-`scattered` (the common tenth lies page by page at other places in each process, so that each page needs a
-mapping of its own). The two sides take turns. A repetition goes like this:
-
-    start the processes, wait until their memory is filled
-    t0: tell all of them to advise their memory (MADV_MERGEABLE)
-    a small C program (poll) looks every 5 ms until 99 % of the possible saving is reached: t1 (for samepage
-    not only promised by the daemon's counter, but done in the processes' page tables)
-    the machine's CPU time and memory at t0 and t1, and once more after a pause
-    every process compares every byte of its memory with what it should be
-
-CPU is that of the whole machine between t0 and t1 (/proc/stat, 10 ms ticks, all that is not idle: scanner,
-daemon, faults of the programs, poller), and beside it the scheduler's exact account of the processes
-concerned. Memory saved is not taken from anybody's counters: it is what the kernel charges to these processes
-(the sum of Pss, which counts a shared page once) and to the store, daemon included, so what samepage needs for
-itself is subtracted. AnonPages + Shmem of the whole machine stand beside it; other programs move that figure too.
-
-KSM gets pages_to_scan 100000 and sleep_millisecs 0, samepage its defaults. Settings of the kernel that are
-changed are put back, whatever happens. Run it on a quiet machine, as root.
+bench/lib/workloads.py is the table of workloads, and each kind is measured by a module beside it, at whose top stands
+how. The sides take turns. KSM is flat out (100,000 pages, 0 ms), and on demand in other settings; samepage has its
+defaults. Settings of the kernel that are changed are put back, whatever happens. Run it on a quiet machine, as root;
+without the right to change KSM's settings samepage is measured alone.
 """
 
 import argparse
-import contextlib
-import glob
-import json
 import os
-import platform
-import re
-import shutil
-import signal
-import statistics
 import subprocess
 import sys
 import tempfile
-import time
-
-TOP = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-KSM = "/sys/kernel/mm/ksm/"
-MAX_MAP_COUNT = "/proc/sys/vm/max_map_count"
-PAGE = 4096
-PROCESSES = 4
-REACH = 0.99
-PAUSE_SECONDS = 2.0
-# At most this share of KSM's time and of its CPU.
-TARGETS = {"same": 1 / 3, "tenth": 1 / 10, "scattered": None}
-# The kernel's account must show at least this much of the possible saving, less what the merging may need for
-# itself for each page it manages, saved or not.
-MEMORY_FLOOR = 0.95
-OWN_BYTES_PER_PAGE = 100
-
-
-class Failure(Exception):
-    """A run that says nothing about speed: something did not work."""
-
-
-# ---- looking at the machine ----------------------------------------------------------------------------------
-
-
-def read(path):
-    with open(path) as f:
-        return f.read()
-
-
-def write(path, value):
-    with open(path, "w") as f:
-        f.write(f"{value}\n")
-
-
-def machine_cpu_seconds():
-    """CPU time of the whole machine since boot that was not idle (nor stolen by a hypervisor)."""
-    user, nice, system, _idle, _iowait, irq, softirq = map(int, read("/proc/stat").split("\n")[0].split()[1:8])
-    return (user + nice + system + irq + softirq) / os.sysconf("SC_CLK_TCK")
-
-
-def process_cpu_seconds(pids):
-    """Exact CPU time of all threads of the processes."""
-    ns = 0
-    for pid in pids:
-        for path in glob.glob(f"/proc/{pid}/task/*/schedstat"):
-            with contextlib.suppress(OSError):
-                ns += int(read(path).split()[0])
-    return ns / 1e9
-
-
-def descendants(pids):
-    parents = {}
-    for path in glob.glob("/proc/[0-9]*/stat"):
-        with contextlib.suppress(OSError):
-            stat = read(path)
-            parents[int(stat.split()[0])] = int(stat.rpartition(")")[2].split()[1])
-    found = set(pids)
-    while True:
-        more = {pid for pid, parent in parents.items() if parent in found} - found
-        if not more:
-            return found
-        found |= more
-
-
-def memory_bytes():
-    """What the machine uses: AnonPages + Shmem, and what it could still give."""
-    with contextlib.suppress(OSError):
-        write("/proc/sys/vm/stat_refresh", 1)  # folds the per-CPU remainders into the totals
-    kb = dict(re.findall(r"(\w+): +(\d+) kB", read("/proc/meminfo")))
-    return {"used": (int(kb["AnonPages"]) + int(kb["Shmem"])) * 1024, "available": int(kb["MemAvailable"]) * 1024}
-
-
-def charged_bytes(pids, daemon):
-    """Memory of the processes together; a page that n of all processes map counts as 1/n in each. The store, which
-    is in the daemon's memfds, counts as what it holds: clients need not have its pages in their page tables."""
-    total = store_bytes(daemon) if daemon else 0
-    for pid in pids:
-        with contextlib.suppress(OSError, KeyError):  # kernel threads have none
-            pss = dict(re.findall(r"^(Pss\w*): +(\d+) kB", read(f"/proc/{pid}/smaps_rollup"), re.M))
-            total += (int(pss["Pss"]) - int(pss["Pss_Shmem"])) * 1024
-    return total
-
-
-def store_bytes(daemon):
-    """Memory in the daemon's memfds, each counted once however many descriptors it has."""
-    blocks = {}
-    for path in glob.glob(f"/proc/{daemon}/fd/*"):
-        with contextlib.suppress(FileNotFoundError):  # closed meanwhile
-            if os.readlink(path).startswith("/memfd:"):
-                info = os.stat(path)
-                blocks[info.st_dev, info.st_ino] = info.st_blocks
-    return sum(blocks.values()) * 512
-
-
-def background_cpu():
-    """CPUs' worth of work that others do while we do nothing."""
-    before = machine_cpu_seconds()
-    time.sleep(0.5)
-    return (machine_cpu_seconds() - before) / 0.5
-
-
-def ksmd_pid():
-    for path in glob.glob("/proc/[0-9]*/comm"):
-        with contextlib.suppress(OSError):
-            if read(path) == "ksmd\n":
-                return int(path.split("/")[2])
-    raise Failure("this kernel has no ksmd: nothing to compare with")
-
-
-def machine_description():
-    model = re.search(r"model name\s*: (.*)", read("/proc/cpuinfo"))
-    total = re.search(r"MemTotal: +(\d+) kB", read("/proc/meminfo"))
-    return {
-        "kernel": platform.release(),
-        "machine": platform.machine(),
-        "cpu": model.group(1) if model else "unknown",
-        "cpus": os.cpu_count(),
-        "memory_mib": int(total.group(1)) // 1024,
-        "date": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
-    }
-
-
-# ---- settings of the kernel, changed for a while ---------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def ksm_settings():
-    """KSM as it was found, whatever happens in between. Writing 2 to run makes every page private again."""
-    names = ["pages_to_scan", "sleep_millisecs", "advisor_mode", "run"]
-    names = [n for n in names if os.path.exists(KSM + n)]
-    before = {n: read(KSM + n).strip() for n in names}
-    if "advisor_mode" in before:
-        before["advisor_mode"] = re.search(r"\[(.*)\]", before["advisor_mode"]).group(1)
-    if before["run"] == "1":
-        raise Failure("ksmd is running (/sys/kernel/mm/ksm/run is 1): it would take part; stop it first")
-    try:
-        yield
-    finally:
-        write(KSM + "run", 2)
-        for n in names:
-            write(KSM + n, before[n])
-
-
-def ksm_flat_out():
-    if os.path.exists(KSM + "advisor_mode"):
-        write(KSM + "advisor_mode", "none")
-    write(KSM + "pages_to_scan", 100000)
-    write(KSM + "sleep_millisecs", 0)
-    write(KSM + "run", 1)
-
-
-@contextlib.contextmanager
-def mapping_limit(pages_per_process):
-    """Every scattered page costs two mappings, and samepage spends 60 % of the limit at most. Raised only where
-    that would not be enough, so that the figures hold for the kernel's default where they can."""
-    before = int(read(MAX_MAP_COUNT))
-    needed = 4 * pages_per_process // 10 + 10000
-    if before >= needed:
-        print(f"vm.max_map_count is {before}: enough, not changed")
-        yield
-        return
-    print(f"vm.max_map_count raised from {before} to {needed} for this run")
-    write(MAX_MAP_COUNT, needed)
-    try:
-        yield
-    finally:
-        write(MAX_MAP_COUNT, before)
 
-
-# ---- programs ---------------------------------------------------------------------------------------------------
-
-
-class Programs:
-    """All processes started for a repetition; ended with it, in every case."""
-
-    def __init__(self):
-        self.children = []
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        for p in self.children:
-            if p.poll() is None:
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(p.pid, signal.SIGKILL)
-        for p in self.children:
-            p.wait()
-
-    def start(self, command, **options):
-        p = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, bufsize=1, start_new_session=True, **options)
-        self.children.append(p)
-        return p
-
-
-def say(p, line):
-    p.stdin.write(line + "\n")
-    p.stdin.flush()
-
-
-def expect(p, line):
-    """The next line must begin so; what follows, in words."""
-    got = p.stdout.readline().strip()
-    if not got.startswith(line):
-        raise Failure(f"a process said {got!r} and not {line!r} (exit status {p.poll()})")
-    return got[len(line):].split()
-
-
-class Ksm:
-    name = "ksm"
-    target = "ksm"
-
-    def __init__(self, build, programs, directory):
-        write(KSM + "run", 2)
-        ksm_flat_out()
-        self.pids = [ksmd_pid()]
-        self.daemon = None
-
-    def command(self, workload):
-        return workload
-
-    def end(self):
-        write(KSM + "run", 2)
-
-
-class Samepage:
-    name = "samepage"
-    advised = ["--advised"]  # what is merged
-
-    def __init__(self, build, programs, directory):
-        write(KSM + "run", 2)
-        self.build = build
-        self.target = os.path.join(directory, "socket")
-        with open(f"{directory}/log", "w") as log:
-            daemon = programs.start([f"{build}/samepaged", "--socket", self.target], stdin=subprocess.DEVNULL,
-                                    stderr=log)
-        self.pids = [daemon.pid]
-        self.daemon = daemon.pid
-        deadline = time.monotonic() + 10
-        while not os.path.exists(self.target):
-            if daemon.poll() is not None or time.monotonic() > deadline:
-                raise Failure(f"samepaged did not start (exit status {daemon.poll()}): {read(directory + '/log')}")
-            time.sleep(0.01)
-
-    def command(self, workload):
-        return [f"{self.build}/samepage", "run", *self.advised, "--socket", self.target, "--", *workload]
-
-    def end(self):
-        pass
-
-
-# ---- a repetition -------------------------------------------------------------------------------------------------
-
-
-def possible_pages(workload, mib):
-    pages = (mib << 20) // PAGE
-    return (PROCESSES - 1) * (pages if workload == "same" else pages // 10)
-
-
-def poll_command(args, side, pages, timeout):
-    return [f"{args.build}/bench/poll", side.target, str(pages), str(timeout)]
-
-
-def snapshot(side, pids):
-    return {"cpu": machine_cpu_seconds(), "own": process_cpu_seconds(pids), "charged": charged_bytes(pids, side.daemon),
-            "memory": memory_bytes()}
-
-
-def measure(args, side, programs, workers, areas, possible):
-    """From the word go to 99 % of the possible saving, and what the machine does in the time after that."""
-    pids = descendants(side.pids + [w.pid for w in workers])
-    poll = programs.start(poll_command(args, side, int(possible * REACH) + 1, args.timeout) + areas)
-    start = snapshot(side, pids)
-    t0 = time.monotonic()
-    for w in workers:
-        say(w, "go")
-    result = poll.stdout.readline()
-    reached = snapshot(side, pids)
-    if poll.wait() == 2 or not result:
-        raise Failure("the poller could not look")
-    result = json.loads(result)
-    for w in workers:
-        expect(w, "advised")
-    t1 = time.monotonic()
-    time.sleep(PAUSE_SECONDS)
-    settled = snapshot(side, pids)
-    if not result["reached"]:
-        raise Failure(f"{side.name}: {result['saved_pages']} of {possible} pages after {args.timeout} s: {result}")
-
-    return {
-        "seconds": result["at_ns"] / 1e9 - t0,
-        "cpu_seconds": reached["cpu"] - start["cpu"],
-        "own_cpu_seconds": reached["own"] - start["own"],
-        "poll_cpu_seconds": result["poll_cpu_ns"] / 1e9,
-        "saved_bytes": start["charged"] - settled["charged"],
-        "saved_bytes_when_reached": start["charged"] - reached["charged"],
-        "machine_saved_bytes": start["memory"]["used"] - settled["memory"]["used"],
-        "available_more_bytes": settled["memory"]["available"] - start["memory"]["available"],
-        "cpus_busy_after": (settled["cpu"] - reached["cpu"]) / (time.monotonic() - t1),
-    }
-
-
-def repetition(args, side_type, workload):
-    possible = possible_pages(workload, args.mib)
-    with tempfile.TemporaryDirectory(prefix="samepage-bench-") as directory, Programs() as programs:
-        background = background_cpu()
-        side = side_type(args.build, programs, directory)
-        try:
-            workers = [
-                programs.start(side.command([f"{args.build}/bench/workload", workload, str(args.mib), str(seed)]),
-                               stdin=subprocess.PIPE) for seed in range(1, PROCESSES + 1)
-            ]
-            areas = [word for w in workers for word in expect(w, "ready")]
-            r = measure(args, side, programs, workers, areas, possible)
-            managed = PROCESSES * (args.mib << 20) // PAGE
-            r |= {"background_cpus": background, "possible_bytes": possible * PAGE,
-                  "own_bytes_per_page": (possible * PAGE - r["saved_bytes"]) / managed}
-            if side.name == "samepage":
-                look = subprocess.run(poll_command(args, side, 0, 1), capture_output=True, text=True, check=True)
-                r["status"] = json.loads(look.stdout)
-            for w in workers:
-                say(w, "check")
-            for w in workers:
-                expect(w, "ok")
-            for w in workers:
-                say(w, "quit")
-                if w.wait(60) != 0:
-                    raise Failure(f"a process ended with status {w.returncode}")
-        finally:
-            side.end()
-    floor = MEMORY_FLOOR * r["possible_bytes"] - OWN_BYTES_PER_PAGE * managed
-    for key in ("saved_bytes", "saved_bytes_when_reached"):
-        if r[key] < floor:
-            raise Failure(f"{side.name}: the kernel's account of memory shows {r[key] >> 20} MiB saved of "
-                          f"{r['possible_bytes'] >> 20} MiB, whatever the counters say ({key})")
-    return r
-
-
-# ---- results ------------------------------------------------------------------------------------------------------
-
-
-def spread(runs, key, unit=1.0):
-    values = [r[key] / unit for r in runs]
-    return statistics.median(values), min(values), max(values)
-
-
-def cell(runs, key, digits, unit=1.0):
-    median, low, high = spread(runs, key, unit)
-    return f"{median:.{digits}f} ({low:.{digits}f}-{high:.{digits}f})"
-
-
-ROWS = [
-    ("time to 99 %, s", "seconds", 3, 1.0, True),
-    ("CPU of the machine, s", "cpu_seconds", 2, 1.0, True),
-    ("CPU of the processes concerned, s", "own_cpu_seconds", 3, 1.0, True),
-    ("memory saved, net, MiB", "saved_bytes", 1, 1 << 20, False),
-    ("missing to the possible, B/page managed", "own_bytes_per_page", 1, 1.0, False),
-    ("the same by AnonPages + Shmem, MiB", "machine_saved_bytes", 1, 1 << 20, False),
-    ("MemAvailable grew by, MiB", "available_more_bytes", 1, 1 << 20, False),
-    ("CPUs busy in the 2 s after", "cpus_busy_after", 2, 1.0, False),
-    ("CPU of the poller, s", "poll_cpu_seconds", 3, 1.0, False),
-    ("CPUs busy by others before", "background_cpus", 2, 1.0, False),
-]
-
-
-def freeze_row(runs):
-    return "p50 {:.0f}, p99 {:.0f}, longest {:.0f}".format(
-        *(max(r["status"][k] for r in runs) / 1e3 for k in ("freeze_p50_ns", "freeze_p99_ns", "freeze_max_ns")))
-
-
-def table(results, workload):
-    """Rows of text: label, KSM, samepage, ratio."""
-    sides = results[workload]
-    rows = []
-    for label, key, digits, unit, ratio in ROWS:
-        row = [label] + [cell(sides[s], key, digits, unit) if s in sides else "-" for s in ("ksm", "samepage")]
-        both = ratio and len(sides) == 2
-        row.append("{:.3f}".format(ratio_of(sides, key)) if both else "")
-        rows.append(row)
-    if "samepage" in sides:
-        rows.append(["a page's owner waits (freeze), us", "not known", freeze_row(sides["samepage"]), ""])
-    return rows
-
-
-def ratio_of(sides, key):
-    return spread(sides["samepage"], key)[0] / max(spread(sides["ksm"], key)[0], 1e-9)
-
-
-def title(args, workload):
-    what = {"same": "identical, in the same order", "tenth": "the first tenth identical, in the same order, "
-            "the rest unique", "scattered": "a tenth common, page by page at different places; the rest unique"}[workload]
-    return f"{workload}: {PROCESSES} processes x {args.mib} MiB, {what}; {args.repetitions} repetitions"
-
-
-def print_text(args, results):
-    for workload in results:
-        print(f"\n{title(args, workload)}; median (lowest-highest)")
-        print(f"{'':42}{'KSM flat out':>26}{'samepage':>38}{'ratio':>9}")
-        for label, ksm, ours, ratio in table(results, workload):
-            print(f"{label:42}{ksm:>26}{ours:>38}{ratio:>9}")
-
-
-def print_markdown(args, results, machine, out):
-    out.write("# Benchmark: samepage beside KSM\n\n"
-              "Written by `bench/run.py --markdown`: how it is measured stands at the top of that file.\n\n")
-    out.write("{cpu}, {cpus} CPUs, {memory_mib} MiB, Linux {kernel} {machine}, {date}.\n".format(**machine))
-    out.write("KSM flat out: pages_to_scan 100000, sleep_millisecs 0. samepage: its defaults. "
-              "Median (lowest-highest).\n")
-    for workload in results:
-        out.write(f"\n## {title(args, workload)}\n\n| | KSM flat out | samepage | ratio |\n| --- | --- | --- | --- |\n")
-        for row in table(results, workload):
-            out.write("| " + " | ".join(row) + " |\n")
-    out.write("\n## Targets\n\n" + "".join(f"- {text}\n" for text, _ in verdicts(results)))
-
-
-def verdicts(results):
-    """For each target: a line that says how it went, and whether it was met."""
-    for workload, sides in results.items():
-        if len(sides) < 2 or not TARGETS[workload]:
-            continue
-        # Both accounts of CPU: other programs on the machine could hide a miss in the first.
-        for key, what in (("seconds", "time"), ("cpu_seconds", "CPU of the machine"),
-                          ("own_cpu_seconds", "CPU of the processes")):
-            ratio, target = ratio_of(sides, key), TARGETS[workload]
-            met = ratio <= target
-            yield f"{workload}: {what} is {ratio:.3f} of KSM's, target {target:.3f}: {'met' if met else 'MISSED'}", met
-
-
-# ---- main -----------------------------------------------------------------------------------------------------------
-
-
-def arguments():
-    p = argparse.ArgumentParser(description="samepage beside the kernel's KSM flat out", allow_abbrev=False)
-    p.add_argument("--build", default=f"{TOP}/build", help="build directory (%(default)s)")
-    p.add_argument("--repetitions", type=int, default=3)
-    p.add_argument("--mib", type=int, default=256, help="memory of each process (%(default)s)")
-    p.add_argument("--timeout", type=int, default=120, help="seconds to wait for 99 %% (%(default)s)")
-    p.add_argument("--only", choices=["ksm", "samepage"], help="one side only; then nothing is compared")
-    p.add_argument("--workload", choices=list(TARGETS), action="append", help="default: all")
+sys.dont_write_bytecode = True
+HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path.insert(0, HERE)
+# Where results are kept that say nothing else: with the sources, or here and now.
+KEPT = HERE if os.path.exists(f"{HERE}/meson.build") else "samepage-bench"
+
+from lib import machine, report, settings, tables, targets  # noqa: E402
+from lib.machine import Failure  # noqa: E402
+from lib.sides import TITLES  # noqa: E402
+from lib.workloads import TABLE  # noqa: E402
+
+# What --quick and --tiny make of the sizes; --tiny is for the tests: it proves that everything works, and measures
+# nothing.
+FULL = {"mib": 256, "steady_mib": 1024, "steady_seconds": 60.0, "family_mib": 64, "items": 30000, "guests": 52,
+        "guest_mib": 1024, "pause_seconds": 2.0, "background_seconds": 0.5, "victim_seconds": 1.0, "victim_windows": 5,
+        "repetitions": 3, "quiet_seconds": 3.0, "few": False}
+QUICK = {"mib": 64, "steady_mib": 128, "steady_seconds": 10.0, "family_mib": 8, "items": 5000, "guests": 4,
+         "repetitions": 1, "victim_windows": 3}
+TINY = QUICK | {"mib": 8, "steady_mib": 8, "steady_seconds": 0.5, "family_mib": 1, "items": 500, "guests": 2,
+                "guest_mib": 256, "pause_seconds": 0.1, "background_seconds": 0.01, "victim_seconds": 0.2,
+                "victim_windows": 1, "quiet_seconds": 0.2, "few": True}
+
+
+class Context:
+    """What a run was asked for: the sizes as attributes, and where the programs are."""
+
+    def __init__(self, args, directory):
+        self.__dict__.update(FULL | (TINY if args.tiny else QUICK if args.quick else {}))
+        for size in ("mib", "repetitions", "guests", "steady_seconds"):
+            if getattr(args, size) is not None:
+                setattr(self, size, getattr(args, size))
+        self.directory = directory
+        self.timeout_seconds, self.limit_seconds = args.timeout, args.limit
+        self.guest_files = args.guest_files
+        self.probe = not args.no_probe
+        self.tools, binaries = places(args.build, args.bin)
+        self.samepage, self.samepaged = f"{binaries}/samepage", f"{binaries}/samepaged"
+        self.daemon_words = [word for s in args.set for word in ("--set", s)]
+        self.no_ksm = None  # why KSM cannot take part
+
+    def tool(self, name):
+        return os.path.join(self.tools, name)
+
+    def small(self, n):
+        """Instances of a program."""
+        return 2 if self.few else n
+
+    def require_programs(self):
+        for path in (self.samepage, self.samepaged, self.tool("workload"), self.tool("poll"), self.tool("victim")):
+            if not os.access(path, os.X_OK):
+                raise Failure(f"{path} is missing: make build, or install samepage again")
+        if subprocess.run([self.samepage, "doctor"], capture_output=True, check=False).returncode:
+            raise Failure("nothing can be merged here, or not for this user: 'samepage doctor' says why")
+
+
+def places(build, binaries):
+    """Directories of the programs that are measured with, and of samepage itself: in a build tree, in the source tree,
+    or installed."""
+    if build:
+        return f"{build}/bench", build
+    tools = HERE if os.access(f"{HERE}/poll", os.X_OK) else f"{os.path.dirname(HERE)}/build/bench"
+    for guess in (os.path.dirname(tools), f"{HERE}/../../../bin"):
+        if not binaries and os.access(f"{guess}/samepage", os.X_OK):
+            binaries = os.path.abspath(guess)
+    return tools, binaries or os.path.dirname(tools)
+
+
+# ---- what to run ----------------------------------------------------------------------------------------------------
+
+
+def at_least_one(text):
+    n = int(text)
+    if n < 1:
+        raise argparse.ArgumentTypeError("at least 1 is needed")
+    return n
+
+
+def arguments(words=None):
+    p = argparse.ArgumentParser(prog=os.environ.get("SAMEPAGE_BENCH_NAME"), allow_abbrev=False,
+                                description="Measures samepage beside the kernel's own KSM, on the same programs.",
+                                epilog="Run it on a quiet machine, as root. Everything takes about an hour and a half; "
+                                       "--quick some minutes. Settings of the kernel are put back when it ends.")
+    p.add_argument("workload", nargs="*", metavar="WORKLOAD", help="see --list; default: all")
+    p.add_argument("--list", action="store_true", help="tell the workloads, and what is missing for them")
+    p.add_argument("--quick", action="store_true", help="small sizes, once: to see that it works and about how fast")
+    p.add_argument("--tiny", action="store_true", help="sizes for tests: figures mean nothing, and no target is held")
+    p.add_argument("--repetitions", type=at_least_one, metavar="N", help="of each side (3)")
+    p.add_argument("--mib", type=at_least_one, metavar="N", help="memory of each process of most workloads (256)")
+    p.add_argument("--guests", type=at_least_one, metavar="N", help="QEMU guests of 1 GB (52)")
+    p.add_argument("--guest-files", metavar="DIR", help="their vmlinuz, initramfs and expected.json, from demo/prepare")
+    p.add_argument("--steady-seconds", type=float, metavar="S", help="how long a steady state is looked at (60)")
+    p.add_argument("--also", choices=("ksm-defaults", "ksm-advisor"), action="append", default=[],
+                   help="KSM in other settings, for --limit seconds at most")
+    p.add_argument("--only", choices=list(TITLES), action="append", help="these sides only")
+    p.add_argument("--limit", type=float, default=60, metavar="S", help="see --also (%(default)s)")
+    p.add_argument("--timeout", type=at_least_one, default=180, metavar="S", help="for 99 %% (%(default)s)")
+    p.add_argument("--no-probe", action="store_true", help="without the repetition that times a prober's reads")
     p.add_argument("--no-gate", action="store_true", help="exit with 0 also when a target is missed")
+    p.add_argument("--set", action="append", default=[], metavar="KEY=VALUE",
+                   help="a setting of samepage's (samepage help set)")
     p.add_argument("--json", metavar="FILE", help="write every figure of every repetition to FILE")
-    p.add_argument("--markdown", metavar="FILE", nargs="?", const=f"{TOP}/bench/RESULTS.md",
-                   help="write the tables to FILE (bench/RESULTS.md)")
-    args = p.parse_args()
-    args.build = os.path.abspath(args.build)
+    p.add_argument("--save", metavar="DIR", nargs="?", const=KEPT,
+                   help="keep results.json, RESULTS.md and charts in DIR (%(const)s); workloads that were not run "
+                        "stay as they are there")
+    p.add_argument("--build", metavar="DIR", help="build directory")
+    p.add_argument("--bin", metavar="DIR", help="where samepage and samepaged are")
+    args = p.parse_args(words)
+    for name in args.workload:
+        if name not in TABLE:
+            p.error(f"unknown workload '{name}'; there are: {', '.join(TABLE)}")
+    if args.json and not os.path.isdir(os.path.dirname(os.path.abspath(args.json))):
+        p.error(f"--json: there is no directory for {args.json}")
+    for name in ("build", "bin", "guest_files", "save"):
+        if getattr(args, name):
+            setattr(args, name, os.path.abspath(getattr(args, name)))
     return args
 
 
-def check_prerequisites(args):
-    if os.geteuid() != 0:
-        raise Failure("root is needed: KSM's settings are changed for the run")
-    if not os.path.exists(KSM + "run"):
-        raise Failure("this kernel has no KSM: nothing to compare with")
-    names = ["bench/workload", "bench/poll"] + ([] if args.only == "ksm" else ["samepage", "samepaged"])
-    for name in names:
-        if not shutil.which(f"{args.build}/{name}"):
-            raise Failure(f"{args.build}/{name} is missing: make build")
-    need_mib = PROCESSES * args.mib * 5 // 4 + 256
-    if memory_bytes()["available"] >> 20 < need_mib:
-        raise Failure(f"{need_mib} MiB of memory are needed")
+def print_list(context):
+    for name, w in TABLE.items():
+        missing = w.missing(context)
+        print(f"{name:18} {w.what.format(**vars(context))}" + (f"\n{'':18} not here: {missing}" if missing else ""))
 
 
-def run_all(args):
-    results = {}
-    sides = [s for s in (Ksm, Samepage) if args.only in (None, s.name)]
-    for workload in args.workload or TARGETS:
-        results[workload] = {s.name: [] for s in sides}
-        for i in range(args.repetitions):
-            for side in sides:
-                r = repetition(args, side, workload)
-                results[workload][side.name].append(r)
-                noise = "" if r["background_cpus"] < 0.05 else \
-                    f"  (others kept {r['background_cpus']:.2f} CPUs busy just before)"
-                print(f"{workload} {i + 1}/{args.repetitions} {side.name:8} {r['seconds']:7.3f} s  "
-                      f"{r['cpu_seconds']:6.2f} CPU-s  {r['saved_bytes'] >> 20} MiB saved, "
-                      f"all memory intact{noise}", flush=True)
-    return results
+def sides_of(args, context, w):
+    sides = [*w.sides, *(args.also if w.other_settings else [])]
+    if args.only:
+        sides = [s for s in sides if s in args.only]
+    return [s for s in sides if not (context.no_ksm and s.startswith("ksm"))]
+
+
+def obstacle(context, w):
+    """Why a workload cannot be run here, or None."""
+    need = w.memory_mib(context)
+    if machine.memory_bytes()["available"] >> 20 < need:
+        return f"{need} MiB of memory are needed"
+    return w.missing(context)
+
+
+# ---- running --------------------------------------------------------------------------------------------------------
+
+
+def line_of(name, number, rounds, side, r):
+    parts = [f"{name} {number + 1}/{rounds} {side:12}"]
+    for key, form in (("seconds", "{:.3f} s"), ("reach_seconds", "{:.3f} s"), ("own_cpu_seconds", "{:.2f} CPU-s"),
+                      ("idle_cpu_percent", "{:.3f} % of a CPU"), ("found_seconds", "new duplicate after {:.2f} s"),
+                      ("shared_share", "{:.3f} shared"),
+                      ("settled_ops", "{:.0f}/s"), ("settled_p99", "p99 {:.1f} us")):
+        if r.get(key) is not None:
+            parts.append(form.format(r[key]))
+    for key, what in (("saved_bytes", "saved"), ("saved_mean_bytes", "saved in the mean")):
+        if r.get(key) is not None:
+            parts.append(f"{r[key] / (1 << 20):.0f} MiB {what}")
+    if r.get("background_cpus", 0) >= 0.05:
+        parts.append(f"(others kept {r['background_cpus']:.2f} CPUs busy just before)")
+    return "  ".join(parts) + "  all data intact"
+
+
+def run_workload(args, context, w):
+    """All repetitions: what report.py keeps."""
+    names = sides_of(args, context, w)
+    rounds = min(context.repetitions, w.longest_rounds)
+    results = {name: [] for name in names}
+    if w.huge:
+        settings.huge_pages_for_who_asks()
+    with settings.mapping_limit(w.pages_per_process(context), w.mappings_per_page) as raised:
+        if raised:
+            print(f"{w.name}: vm.max_map_count raised to {raised} for it")
+        for number in range(rounds):
+            for name, r in w.round(context, w, names, number).items():
+                results[name].append(r)
+                print(line_of(w.name, number, rounds, name, r), flush=True)
+    return {"what": w.what.format(**vars(context)), "machine": machine.description(), "max_map_count": raised,
+            "ksm": settings.ksm_as_found() if not context.no_ksm else {}, "set": " ".join(args.set),
+            "sides": results}
+
+
+def run_all(args, context):
+    """(entries of what was run, whether everything that was asked for by name could be)."""
+    entries, complete = {}, True
+    for name in args.workload or TABLE:
+        w = TABLE[name]
+        why = obstacle(context, w) or (None if sides_of(args, context, w) else "none of its sides can be measured")
+        if not why:
+            try:
+                entries[name] = run_workload(args, context, w)
+                continue
+            except (Failure, OSError, subprocess.SubprocessError) as e:
+                print(f"bench: {name}: {e}", file=sys.stderr, flush=True)
+                complete = False
+                continue
+        print(f"{name}: left out: {why}", flush=True)
+        complete = complete and not args.workload
+    return entries, complete
+
+
+def tell(entries):
+    for name, entry in entries.items():
+        print("\n".join(tables.text(report.heading(name, entry), entry["sides"])))
+    print()
+    missed = 0
+    for _, text, met in targets.verdicts(report.results_of(entries)):
+        print(text)
+        missed += not met
+    return missed
+
+
+def keep(args, entries):
+    if args.json:
+        with open(args.json, "w", encoding="utf-8") as f:
+            report.write_json(entries, f)
+    if args.save:
+        os.makedirs(args.save, exist_ok=True)
+        report.save(args.save, entries)
+
+
+def bench(args, context):
+    if args.list:
+        print_list(context)
+        return 0
+    context.require_programs()
+    asked = not args.only or any(s.startswith("ksm") for s in args.only)
+    context.no_ksm = settings.ksm_refusal() if asked else "it is not asked for"
+    print(machine.described(machine.description()))
+    if context.no_ksm:
+        print(f"without KSM: {context.no_ksm}")
+    with settings.kept():
+        entries, complete = run_all(args, context)
+    missed = tell(entries) if entries else 0
+    keep(args, entries)
+    return 0 if complete and (args.no_gate or args.tiny or not missed) else 1
 
 
 def main():
-    def end(number, _frame):
-        sys.exit(128 + number)
-
-    for s in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
-        signal.signal(s, end)
     args = arguments()
-    machine = machine_description()
     try:
-        check_prerequisites(args)
-        print("{cpu}, {cpus} CPUs, {memory_mib} MiB, Linux {kernel} {machine}".format(**machine))
-        with ksm_settings(), mapping_limit((args.mib << 20) // PAGE):
-            results = run_all(args)
+        with tempfile.TemporaryDirectory(prefix="sp-bench-") as directory:
+            return bench(args, Context(args, directory))
     except Failure as e:
         print(f"bench: {e}", file=sys.stderr)
         return 1
-    print_text(args, results)
-    print()
-    if args.json:
-        with open(args.json, "w") as f:
-            json.dump({"machine": machine, "arguments": vars(args), "results": results}, f, indent=1)
-    if args.markdown:
-        from indexes import kept_section  # which needs this file
-        others = kept_section(args.markdown)
-        with open(args.markdown, "w") as f:
-            print_markdown(args, results, machine, f)
-            f.write("\n" + others if others else "")
-    for text, _ in verdicts(results):
-        print(text)
-    return 0 if args.no_gate or all(met for _, met in verdicts(results)) else 1
 
 
 if __name__ == "__main__":

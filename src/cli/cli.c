@@ -43,7 +43,7 @@ static const struct sp_command command_version = {
 static const struct sp_command *const commands[] = {
     &sp_command_run,    &sp_command_status, &sp_command_top,     &sp_command_get,
     &sp_command_set,    &sp_command_wait,   &sp_command_unmerge, &sp_command_estimate,
-    &sp_command_doctor, &command_help,      &command_version,
+    &sp_command_doctor, &sp_command_bench,  &command_help,       &command_version,
 };
 #define N_COMMANDS (sizeof commands / sizeof *commands)
 

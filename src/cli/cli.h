@@ -31,7 +31,7 @@ struct sp_command {
 };
 
 extern const struct sp_command sp_command_run, sp_command_status, sp_command_doctor, sp_command_estimate,
-    sp_command_get, sp_command_set, sp_command_wait, sp_command_unmerge, sp_command_top;
+    sp_command_get, sp_command_set, sp_command_wait, sp_command_unmerge, sp_command_top, sp_command_bench;
 
 /* The whole command; returns the exit status. */
 int sp_cli_main(int argc, char **argv);

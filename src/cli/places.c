@@ -62,6 +62,15 @@ int sp_place_daemon(char ret_path[PATH_MAX]) {
     return first_file(candidates, sizeof candidates / sizeof *candidates, X_OK, ret_path);
 }
 
+int sp_place_bench(char ret_path[PATH_MAX]) {
+    static const char *const candidates[] = {
+        "bench/run.py",
+        SP_LIBEXECDIR_FROM_BINDIR "/samepage/bench/run.py",
+        SP_LIBEXECDIR "/samepage/bench/run.py",
+    };
+    return first_file(candidates, sizeof candidates / sizeof *candidates, R_OK, ret_path);
+}
+
 /* --- Sockets ---------------------------------------------------------------------------------------- */
 
 /* Our own or root's: su(1) and sudo(8) may leave the variable as it was for another user, who could put

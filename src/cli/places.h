@@ -15,9 +15,10 @@
 /* As struct sockaddr_un has it, with the end. */
 #define SP_SOCKET_PATH_BYTES 108
 
-/* Full path of the library that programs are run with, or of the daemon. 0, or -ENOENT. */
+/* Full path of the library that programs are run with, of the daemon, or of the benchmark. 0, or -ENOENT. */
 SP_WARN_UNUSED int sp_place_preload(char ret_path[PATH_MAX]);
 SP_WARN_UNUSED int sp_place_daemon(char ret_path[PATH_MAX]);
+SP_WARN_UNUSED int sp_place_bench(char ret_path[PATH_MAX]);
 
 /* Paths of sockets to try, best first. */
 struct sp_sockets {

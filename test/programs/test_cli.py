@@ -14,7 +14,7 @@ import unittest
 import tap
 from cli_helper import SAMEPAGED, Case, has_userfaultfd_for_all, wait_until
 
-COMMANDS = ("run", "status", "get", "set", "wait", "unmerge", "estimate", "doctor", "help", "version")
+COMMANDS = ("run", "status", "get", "set", "wait", "unmerge", "estimate", "doctor", "bench", "help", "version")
 
 
 class Frame(Case):
