@@ -20,8 +20,24 @@ def read(path):
         return f.read()
 
 
+def exact_account():
+    """The scheduler's account of all tasks of the machine in nanoseconds, where the kernel has one: that of the root
+    of the cgroups (v1, Documentation/admin-guide/cgroup-v1/cpuacct.rst). None: it has not, or only a part is seen."""
+    for line in read("/proc/self/mountinfo").splitlines():
+        words = line.split()
+        if words[3] == "/" and words[words.index("-") + 1] == "cgroup" and "cpuacct" in words[-1].split(","):
+            return f"{words[4]}/cpuacct.usage"
+    return None
+
+
+EXACT_ACCOUNT = exact_account()
+
+
 def cpu_seconds():
-    """CPU time of the whole machine since boot that was not idle (nor stolen by a hypervisor)."""
+    """CPU time of the whole machine since boot that was not idle (nor stolen by a hypervisor). /proc/stat, which is
+    there in any case, samples it at each tick, and tells it in steps of 10 ms."""
+    if EXACT_ACCOUNT:
+        return int(read(EXACT_ACCOUNT)) / 1e9
     user, nice, system, _idle, _iowait, irq, softirq = map(int, read("/proc/stat").split("\n")[0].split()[1:8])
     return (user + nice + system + irq + softirq) / os.sysconf("SC_CLK_TCK")
 

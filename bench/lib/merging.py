@@ -11,8 +11,8 @@ A repetition goes like this:
     every process compares every byte of its memory with what it should be
 
 The times to 50 and 90 % are those of the counters alone. CPU is that of the whole machine between t0 and t1
-(/proc/stat, 10 ms ticks, all that is not idle: scanner, daemon, faults of the programs, poller), and beside it the
-scheduler's exact account of the processes concerned. Memory saved is not taken from anybody's counters: it is what
+(all that is not idle: scanner, daemon, faults of the programs, poller; by the scheduler's account of all tasks, or where
+there is none by /proc/stat, in ticks of 10 ms), and beside it that of the processes concerned. Memory saved is not taken from anybody's counters: it is what
 the kernel charges to these processes (the sum of Pss, which counts a shared page once) and to the store, daemon
 included, so what samepage needs for itself is subtracted. AnonPages + Shmem of the whole machine stand beside it;
 other programs move that figure too.

@@ -16,7 +16,7 @@ ROWS = [
     ("time to 99 %, s", "seconds", 3, 1, True),
     ("time to 99 % of what KSM saves (samepage: to 90 %, of guests 99 %), s", "reach_seconds", 3, 1, True),
     ("saved of the possible pages", "saved_share", 4, 1, False),
-    ("CPU of the machine, s", "cpu_seconds", 2, 1, True),
+    ("CPU of the machine, s", "cpu_seconds", 3, 1, True),
     ("CPU of the processes concerned, s", "own_cpu_seconds", 3, 1, True),
     ("CPU of ksmd or the daemon, s", "side_cpu_seconds", 3, 1, True),
     ("CPU of who merges, nothing changes, % of one", "idle_cpu_percent", 3, 1, True),
