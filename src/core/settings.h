@@ -65,12 +65,10 @@
       "give pages of zeros back to the kernel instead of sharing them")                                      \
     X(smart_scan, bool, 1, 0, 1, USER, KSM, "leave pages that failed to merge alone for longer and longer")  \
     X(advisor_mode, name, 0, 0, 1, USER, KSM,                                                                \
-      "scan-time: choose pages_to_scan so that everything is read in advisor_target_scan_time; none: do "    \
-      "not")                                                                                                 \
+      "scan-time: choose pages_to_scan so that all is read in advisor_target_scan_time; none: do not")       \
     X(advisor_max_cpu, percent, SP_ADVISOR_MAX_CPU, 0, UINT32_MAX, USER, KSM,                                \
-      "most of one CPU that a domain's programs and the daemon use for it, together, over a minute; 70: "    \
-      "only "                                                                                                \
-      "with advisor_mode=scan-time")                                                                         \
+      "most of one CPU that a domain's programs and the daemon use for it, together, over a minute; "        \
+      "70: only with advisor_mode=scan-time")                                                                \
     X(advisor_target_scan_time, s, 200, 1, UINT32_MAX, USER, KSM,                                            \
       "time in which the advisor wants all that was written to be read once")                                \
     X(advisor_min_pages_to_scan, pages, 500, 0, UINT32_MAX, USER, KSM,                                       \
@@ -80,9 +78,8 @@
     X(stable_node_chains_prune_millisecs, ms, 2000, 0, UINT32_MAX, USER, KSM,                                \
       "taken and shown for tools that set it; there are no chains to prune")                                 \
     X(lazy_max_cpu, percent, 0, 0, 100, USER, OWN,                                                           \
-      "the same as advisor_max_cpu while memory is plentiful, until there is memory pressure; 0: off, "      \
-      "always "                                                                                              \
-      "keen")                                                                                                \
+      "the same as advisor_max_cpu while memory is plentiful, until there is memory pressure; "              \
+      "0: off, always keen")                                                                                 \
     X(store_max_mbytes, MiB, 0, 0, 1073741824, LIMIT, OWN,                                                   \
       "most memory the store of a domain may hold; 0: no limit")                                             \
     X(exposure_max_percent, percent, 0, 0, 10000, DAEMON, OWN,                                               \

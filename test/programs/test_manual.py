@@ -107,7 +107,7 @@ class Manual(unittest.TestCase):
     def test_settings(self):
         settings = table_in_help("set", "Settings")
         for page in ("samepaged.conf.5", "samepaged.8", "samepage-run.1", "samepage-get.1", "samepage-set.1"):
-            listed = dict(re.findall(r"^     (\w+) *\n? +\((\w+), \d+ to \d+; default \d+\)",
+            listed = dict(re.findall(r"^     (\w+) *\n? +\((\w+), [^;()]+; default [\w-]+\)",
                                      self.section(page, "SETTINGS"), re.M))
             self.assertEqual(listed, settings, page)
 
