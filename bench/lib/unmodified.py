@@ -3,7 +3,8 @@
 
     python   8 python3 processes that load the same data: 30,000 dictionaries with strings and byte strings
     node     8 node processes that load the same data: 30,000 objects with strings and buffers
-    redis    4 redis-servers with the same 60,000 values of 1,000 bytes
+    redis    4 redis-servers with the same 60,000 values of 1,000 bytes: DEBUG POPULATE, which is zeros but for a number
+    redis-text   the same with values of hexadecimal digits, as different as those of an application
     guests   52 QEMU guests of 1 GB each (guests.py)
 
 The programs load, KSM being told of them by prctl(PR_SET_MEMORY_MERGE) in each, and are idle from then on. When the
@@ -125,6 +126,19 @@ class Redis:
         digests = {self.ask(i, "debug", "digest") for i in range(self.n)}
         if len(digests) != 1 or len(digests.pop()) != 40:
             raise Failure("the data sets differ")
+
+
+class RedisText(Redis):
+    FILL = """for i = 1, tonumber(ARGV[1]) do
+        local parts = {}
+        for k = 1, 25 do parts[k] = redis.sha1hex(i .. ':' .. k) end
+        redis.call('set', 'key:' .. i, table.concat(parts))
+    end"""
+
+    def load(self):
+        for i in range(self.n):
+            if self.ask(i, "eval", self.FILL, "0", str(2 * self.context.items)) != "":
+                raise Failure("redis-server cannot be filled")
 
 
 # ---- the clock --------------------------------------------------------------------------------------------------
