@@ -16,6 +16,7 @@ const struct sp_counter_info sp_counter_info[SP_COUNTER_COUNT] = {
 bool sp_counter_is_total(enum sp_counter counter) {
     switch (counter) {
     case SP_COUNTER_pages_merged:
+    case SP_COUNTER_pages_merged_huge:
     case SP_COUNTER_pages_broken:
     case SP_COUNTER_pages_differed:
     case SP_COUNTER_pages_pinned:

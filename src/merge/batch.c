@@ -319,12 +319,13 @@ static void carry_attributes(struct sp_batch *b, uintptr_t address, size_t bytes
 /* From this length on moving a view costs less than another mapping and the faults in it. */
 #define VIEW_MOVE_PAGES 64
 
-/* Whether nothing of the stretch is registered any more. Without an answer it is. */
+/* Whether nothing of the stretch is there any more: what is frozen is registered, and what is quiescent has
+ * its pages. Without an answer it is there. */
 static bool stretch_gone(const struct sp_batch *b, unsigned first, unsigned last) {
-    sp_bits watched;
-    return !sp_pagemap_window(b->pagemap, SP_PAGEMAP_WATCHED, b->base / SP_WINDOW_SIZE, first, last,
-                              &watched) &&
-           !sp_bits_any(&watched);
+    sp_bits there;
+    return !sp_pagemap_window(b->pagemap, b->uffd < 0 ? SP_PAGEMAP_PRESENT : SP_PAGEMAP_WATCHED,
+                              b->base / SP_WINDOW_SIZE, first, last, &there) &&
+           !sp_bits_any(&there);
 }
 
 /*
@@ -339,7 +340,7 @@ static int view_move(struct sp_batch *b, const struct sp_batch_run *run, unsigne
         int error = sp_map_from_view(view, (last - first) * SP_PAGE_SIZE, slot_address(b, first));
         if (!error)
             sp_bits_range(&b->view_moved, first, last);
-        if (!error || b->uffd < 0 || !stretch_gone(b, first, last))
+        if (!error || !stretch_gone(b, first, last))
             return error;
         b->errors++;
         sp_sleep_ns(UINT64_C(100000));

@@ -22,16 +22,16 @@ void sp_filling_end(struct sp_filling *f) {
 }
 
 void sp_filling_place(struct sp_filling *f, sp_store_page store, bool whole) {
-    if (!is_here(f, store))
+    if (!is_here(f, store)) {
         sp_filling_end(f);
-    if (whole && store.v % SP_WINDOW_PAGES == 0)
         f->chunk_plus_1 = store.v / SP_WINDOW_PAGES + 1;
-    if (is_here(f, store))
-        sp_bits_set(&f->placed, store.v % SP_WINDOW_PAGES);
+        f->wanted = whole && store.v % SP_WINDOW_PAGES == 0;
+    }
+    sp_bits_set(&f->placed, store.v % SP_WINDOW_PAGES);
 }
 
 void sp_filling_wrote(struct sp_filling *f, const struct sp_segment *s, sp_store_page first) {
-    if (!is_here(f, first) || f->tried)
+    if (!is_here(f, first) || !f->wanted || f->tried)
         return;
     f->tried = true;
     f->file = *s;

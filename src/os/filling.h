@@ -18,8 +18,9 @@
 #include "os/store.h"
 
 struct sp_filling {
-    uint64_t chunk_plus_1;  /* store page / SP_WINDOW_PAGES + 1; 0: none is wanted huge */
-    sp_bits placed;         /* its pages that were given out */
+    uint64_t chunk_plus_1;  /* store page / SP_WINDOW_PAGES + 1; 0: none yet */
+    bool wanted;            /* huge: its first page came with a whole window */
+    sp_bits placed;         /* its pages that were given out, all of them since it was begun (I2) */
     bool tried, huge;       /* to make it so, and it was */
     struct sp_segment file; /* then: where it lies; the store's descriptors, not closed while it is filled */
 };

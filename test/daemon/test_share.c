@@ -267,6 +267,22 @@ static void test_huge_chunk(void **state) {
     pages_free(pages, PAGES + 3);
 }
 
+/* A window of which a page was published before comes again as a whole: its chunk is not all of one piece. */
+static void test_huge_chunk_begun(void **state) {
+    uint8_t *pages = pages_new(PAGES + 2, 9000);
+    sp_store_page early, store;
+    b->whole = false;
+    share_at(pages, 1, 4 * PAGES + 400, &early);
+    assert_store(a, early, pages);
+    b->whole = true;
+    share_at(pages + SP_PAGE_SIZE, PAGES, 4 * PAGES, &store);
+    b->whole = false;
+    assert_store(a, early, pages);
+    share_at(pages + (PAGES + 1) * SP_PAGE_SIZE, 1, 6 * PAGES, &store);
+    assert_store(a, early, pages);
+    pages_free(pages, PAGES + 2);
+}
+
 static void test_release(void **state) {
     sp_store_page store[PAGES];
     uint8_t *pages = pages_new(PAGES, 600);
@@ -500,6 +516,7 @@ int main(void) {
         TEST(test_unasked_content),
         TEST(test_publish_mixed),
         TEST(test_huge_chunk),
+        TEST(test_huge_chunk_begun),
         TEST(test_release),
         TEST(test_forget),
         TEST(test_report_and_status),

@@ -88,6 +88,38 @@ static void test_equal_ones_stay_huge(void **state) {
     rig_end(&r, p);
 }
 
+/* Memory of which a page was published is made anew as a huge page: what was published before stays. */
+static void test_published_before(void **state) {
+    struct engine_rig r;
+    void *map;
+    must(sp_map_new(3 * H, H, &map), "map");
+    uint8_t *p = map, *twin = p + 400 * PAGE, *again = p + 2 * H;
+    must(sp_advise((uintptr_t)p, H, MADV_NOHUGEPAGE), "small");
+    must(sp_advise((uintptr_t)again, H, MADV_NOHUGEPAGE), "small");
+    page_fill(twin, 5, 0);
+    page_fill(again + 400 * PAGE, 5, 0);
+    rig_init(&r, NULL);
+    rig_add(&r, p, H);
+    assert_int_equal(rig_settle(&r), 0);
+    rig_add(&r, again, H); /* asks last, so it publishes */
+    assert_true(rig_until(&r, SP_COUNTER_pages_sharing, 1, 1));
+    rig_unmap(&r, again, H);
+    must(sp_map_fresh((uintptr_t)again, H, PROT_READ | PROT_WRITE), "map");
+    must(sp_advise((uintptr_t)p + H, 2 * H, MADV_HUGEPAGE), "hugepage");
+    fill(p + H, PAGES, 1);
+    fill(again, PAGES, 1);
+    huge_make(p + H, 2);
+    rig_add(&r, p + H, H);
+    assert_int_equal(rig_settle(&r), 0);
+    rig_add(&r, again, H);
+    assert_true(rig_until(&r, SP_COUNTER_pages_sharing, PAGES, UINT64_MAX));
+    assert_true(page_is(twin, 5, 0));
+    assert_int_equal(wrong_pages(p + H, PAGES, 1), 0);
+    assert_int_equal(wrong_pages(again, PAGES, 1), 0);
+    rig_unmap(&r, p, 3 * H);
+    sp_engine_free(r.engine);
+}
+
 static void test_zeros_go_as_a_whole(void **state) {
     struct engine_rig r;
     uint8_t *p = huge_new(2 * SPAN);
@@ -351,11 +383,17 @@ static void test_clone_meanwhile(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_batch_whole),          cmocka_unit_test(test_batch_written_meanwhile),
-        cmocka_unit_test(test_batch_pinned),         cmocka_unit_test(test_mapping_limit),
-        cmocka_unit_test(test_fork_meanwhile),       cmocka_unit_test(test_clone_meanwhile),
-        cmocka_unit_test(test_equal_ones_stay_huge), cmocka_unit_test(test_hot_ones_are_not_armed),
-        cmocka_unit_test(test_zeros_go_as_a_whole),  cmocka_unit_test(test_split_where_it_is_worth_it),
+        cmocka_unit_test(test_batch_whole),
+        cmocka_unit_test(test_batch_written_meanwhile),
+        cmocka_unit_test(test_batch_pinned),
+        cmocka_unit_test(test_mapping_limit),
+        cmocka_unit_test(test_fork_meanwhile),
+        cmocka_unit_test(test_clone_meanwhile),
+        cmocka_unit_test(test_equal_ones_stay_huge),
+        cmocka_unit_test(test_hot_ones_are_not_armed),
+        cmocka_unit_test(test_published_before),
+        cmocka_unit_test(test_zeros_go_as_a_whole),
+        cmocka_unit_test(test_split_where_it_is_worth_it),
         cmocka_unit_test(test_left_where_it_is_not),
     };
     require_uffd();
