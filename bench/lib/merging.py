@@ -11,8 +11,9 @@ A repetition goes like this:
     every process compares every byte of its memory with what it should be
 
 The times to 50 and 90 % are those of the counters alone. CPU is that of the whole machine between t0 and t1
-(all that is not idle: scanner, daemon, faults of the programs, poller; by the scheduler's account of all tasks, or where
-there is none by /proc/stat, in ticks of 10 ms), and beside it that of the processes concerned. Memory saved is not taken from anybody's counters: it is what
+(all that is not idle: scanner, daemon, faults of the programs, the kernel's own threads; by the scheduler's account of
+all tasks, or where there is none by /proc/stat, in ticks of 10 ms) without what the instruments take (this script and the
+poller), and beside it that of the processes concerned. Memory saved is not taken from anybody's counters: it is what
 the kernel charges to these processes (the sum of Pss, which counts a shared page once) and to the store, daemon
 included, so what samepage needs for itself is subtracted. AnonPages + Shmem of the whole machine stand beside it;
 other programs move that figure too.
@@ -68,7 +69,8 @@ class Group:
         return programs.start(poll_command(self.context, self.side, pages, seconds) + words)
 
     def snapshot(self):
-        return {"cpu": machine.cpu_seconds(), "own": machine.process_cpu_seconds(self.pids),
+        # What this script takes for looking, at the memory of all processes for one, is not the machine's work.
+        return {"cpu": machine.cpu_seconds() - time.process_time(), "own": machine.process_cpu_seconds(self.pids),
                 "charged": machine.charged_bytes(self.pids, self.side.daemon), "memory": machine.memory_bytes(),
                 "mappings": machine.mappings(self.area_pids)}
 
@@ -128,7 +130,7 @@ def measure(context, group, programs, possible, seconds):
         "seconds_50": time_to(curve, 0.5 * possible),
         "seconds_90": time_to(curve, 0.9 * possible),
         "seconds": told["at_ns"] / 1e9 - t0 if told["reached"] else None,
-        "cpu_seconds": reached["cpu"] - start["cpu"],
+        "cpu_seconds": reached["cpu"] - start["cpu"] - told["poll_cpu_ns"] / 1e9,
         "own_cpu_seconds": reached["own"] - start["own"],
         "poll_cpu_seconds": told["poll_cpu_ns"] / 1e9,
         "saved_share": saved / possible,
