@@ -15,6 +15,8 @@
 #include "os/thread.h"
 #include "os/uffd.h"
 
+/* Messages with contents that are taken from a client in a row. */
+#define TURN_CONTENTS 8
 /* Replies waiting for a client beyond which nothing more is read from it. More than a client may have
  * requests under way, so that one that reads is never stopped. */
 #define QUEUE_MAX 64
@@ -432,26 +434,30 @@ static void handle(struct session *s, size_t bytes, int *fds, size_t n_fds) {
             host_close_foreign(&fds[i], 1);
 }
 
-static void receive_one(struct session *s) {
+/* True: it brought contents, and more of them may follow at once. */
+static bool receive_one(struct session *s) {
     int fds[SP_SOCKET_FDS];
     size_t n_fds = 0;
     ssize_t n = sp_socket_receive(s->source.fd, s->all->buffer, SP_SOCKET_MESSAGE_MAX, fds, &n_fds, 0);
     if (n == -EAGAIN)
-        return;
+        return false;
     if (n == -EMSGSIZE)
         session_end(s, -EMSGSIZE, "a message or its descriptors do not fit, or no descriptor is left");
     else if (n <= 0)
         session_end(s, 0, NULL);
     else
         handle(s, (size_t)n, fds, n_fds);
+    return n > 0 && !s->ended && ((const struct sp_wire_header *)s->all->buffer)->type == SP_WIRE_PUBLISH;
 }
 
 static void session_work(struct session *s, uint32_t events) {
     if (!s->ended && events & EPOLLOUT)
         queue_flush(s);
-    /* One message, then the others have their turn: the loop comes back for the next. */
-    if (!s->ended && events & EPOLLIN && s->queued < QUEUE_MAX)
-        receive_one(s);
+    /* One message, then the others have their turn: the loop comes back for the next. Contents come in a row,
+     * and go faster so: those of several clients by turns displace each other in the processor's caches. */
+    bool more = !s->ended && events & EPOLLIN;
+    for (int i = 0; more && i < TURN_CONTENTS && s->queued < QUEUE_MAX; i++)
+        more = receive_one(s);
     /* The peer has gone. What it sent before is read first, unless it never took our replies. */
     if (!s->ended && events & (EPOLLHUP | EPOLLERR) && (!(events & EPOLLIN) || s->queued >= QUEUE_MAX))
         session_end(s, 0, NULL);

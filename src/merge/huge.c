@@ -34,11 +34,12 @@ static bool is_huge(struct sp_worker *w, const struct sp_window *win) {
     sp_bits_or(&pages, &win->known);
     if (!is_full(&pages) || sp_bits_any(&win->mapped) || !is_full(&w->work.bits.eligible))
         return false; /* no need to ask the kernel */
-    if (sp_pagemap_window(w->pagemap, SP_PAGEMAP_HUGE, win->number, 0, SP_WINDOW_PAGES, &pages)) {
+    /* The entry that maps its first page maps all of it. */
+    if (sp_pagemap_window(w->pagemap, SP_PAGEMAP_HUGE, win->number, 0, 1, &pages)) {
         w->engine->counters.v[SP_COUNTER_errors]++;
         return false;
     }
-    return is_full(&pages);
+    return sp_bits_get(&pages, 0);
 }
 
 bool sp_huge_choose(struct sp_worker *w, const struct sp_window *win, sp_bits *candidates) {
