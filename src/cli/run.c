@@ -193,11 +193,9 @@ static int take_option(struct run_options *o, int option, const char *value) {
 
 static int try_connect(const char *path) {
     struct sp_vouch vouch = sp_vouch_parse(getenv("SAMEPAGE_VOUCH"));
-    int fd, r = sp_socket_connect(path, &fd);
-    if (r)
-        return r;
-    r = sp_vouch_trusted(fd, path, &vouch);
-    (void)sp_close(fd);
+    int fd, r = sp_vouch_connect(path, &vouch, &fd);
+    if (!r)
+        (void)sp_close(fd);
     return r;
 }
 
@@ -386,12 +384,7 @@ static int prepare_daemon(const struct run_options *o, struct daemon_choice *c, 
 static int set_vouch(const struct daemon_choice *c) {
     struct sp_vouch vouch;
     char text[SP_VOUCH_TEXT_BYTES];
-    int fd, r = sp_socket_connect(c->socket, &fd);
-    if (r)
-        return fail(c->socket, sp_socket_why(r));
-    r = sp_vouch_make(fd, c->socket, &vouch);
-    (void)sp_close(fd);
-    if (r)
+    if (sp_vouch_make(c->socket, &vouch))
         return 0;
     sp_vouch_text(&vouch, text);
     return setenv("SAMEPAGE_VOUCH", text, 1) ? fail("environment", strerror(errno)) : 0;

@@ -258,14 +258,11 @@ static int hello(struct remote *r, int token_fd) {
 
 static int join(struct remote *r, struct sp_welcome *ret_welcome) {
     int token_fd;
-    int e = sp_socket_connect(r->path, &r->fd);
+    int e = sp_vouch_connect(r->path, &r->vouch, &r->fd);
     if (e) {
         r->fd = -1;
         return e;
     }
-    e = sp_vouch_trusted(r->fd, r->path, &r->vouch);
-    if (e)
-        return e;
     e = sp_token_new(&token_fd, &r->token);
     if (e) {
         r->token = NULL;

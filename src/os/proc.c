@@ -395,3 +395,16 @@ int sp_random(uint8_t ret[32]) {
     }
     return 0;
 }
+
+size_t sp_proc_fd_path(int fd, char ret_path[SP_PROC_FD_PATH_BYTES]) {
+    static const char start[] = "/proc/thread-self/fd/";
+    char digits[12];
+    size_t n = 0, at = sizeof start - 1;
+    memcpy(ret_path, start, at);
+    for (unsigned v = (unsigned)fd; n == 0 || v; v /= 10)
+        digits[n++] = (char)('0' + v % 10);
+    while (n)
+        ret_path[at++] = digits[--n];
+    ret_path[at] = '\0';
+    return at;
+}

@@ -108,4 +108,8 @@ SP_WARN_UNUSED int sp_proc_anonymous(uint64_t *ret_bytes);
 /* 32 random bytes (getrandom(2)). */
 SP_WARN_UNUSED int sp_random(uint8_t ret[32]);
 
+#define SP_PROC_FD_PATH_BYTES 48
+/* "/proc/thread-self/fd/N": the calling thread may have a descriptor table of its own. Returns its length. */
+size_t sp_proc_fd_path(int fd, char ret_path[SP_PROC_FD_PATH_BYTES]);
+
 #endif

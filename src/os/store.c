@@ -17,6 +17,7 @@
 #include "os/fault.h"
 #include "os/kernel.h"
 #include "os/mapping.h"
+#include "os/proc.h"
 #include "os/syscall.h"
 
 #define SEGMENT_NAME "samepage"
@@ -26,17 +27,9 @@ static void close_fd(int fd) {
     sp_syscall(SYS_close, fd);
 }
 
-/* "/proc/thread-self/fd/N": the calling thread may have a descriptor table of its own. */
 static int reopen_readonly(int fd) {
-    char path[48] = "/proc/thread-self/fd/";
-    char digits[12];
-    size_t n = 0, at = sizeof("/proc/thread-self/fd/") - 1;
-
-    for (unsigned v = (unsigned)fd; n == 0 || v; v /= 10)
-        digits[n++] = (char)('0' + v % 10);
-    while (n)
-        path[at++] = digits[--n];
-    path[at] = '\0';
+    char path[SP_PROC_FD_PATH_BYTES];
+    (void)sp_proc_fd_path(fd, path);
     return (int)sp_syscall(SYS_openat, AT_FDCWD, path, O_RDONLY | O_CLOEXEC);
 }
 

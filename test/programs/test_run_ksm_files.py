@@ -77,7 +77,7 @@ class View(Case):
             os.chmod(shutil.copy(path, directory), 0o755)
         os.mkdir(f"{directory}/devices")
         os.chmod(directory, 0o755)
-        os.chmod(self.runtime, 0o777)
+        os.chmod(self.runtime, 0o1777)  # sticky, as /tmp: what is root's there stays
         result = self.samepage("-m", "sh", "-c", AS_USER, "sh", f"{directory}/devices", f"{directory}/samepage",
                                *words, program="unshare", **options)
         if result[0] == 77:
@@ -220,6 +220,19 @@ class User(View):
                                           socket_path, "--", "sh", "-c", script)
         self.assertEqual((status, out, err), (0, "0\n0\n", ""))
         self.assertEqual(self.samepage("get", "--socket", socket_path, "run")[1], "1\n")
+
+    def test_roots_directory_in_a_users(self):
+        """Its owner may put another in its place."""
+        parent = f"{self.runtime}/users"
+        os.makedirs(f"{parent}/roots", 0o755)
+        os.chown(parent, USER, USER)
+        socket_path = self.daemon(f"{parent}/roots/socket")
+        os.chmod(socket_path, 0o666)
+        show = ("run", "--ksm-files", "--socket", socket_path, "--", "sh", "-c", "echo $SAMEPAGE_VOUCH")
+        self.assertEqual(self.as_user(*show), (0, "\n", ""))
+        os.chown(parent, 0, 0)
+        st = os.stat(f"{parent}/roots")
+        self.assertEqual(self.as_user(*show), (0, f"{st.st_dev}:{st.st_ino}\n", ""))
 
     def test_nobody_vouches(self):
         status, out, err = self.as_user("run", "--ksm-files", "--", "sh", "-c", "echo $SAMEPAGE_VOUCH")
