@@ -101,6 +101,8 @@ static const char *refusal(int error) {
     switch (error) {
     case -EUSERS:
         return "the daemon serves the files to too many commands already";
+    case -EPERM:
+        return "root's commands only where it can see that they are in its own user namespace";
     case -EINVAL:
         return "the kernel does not let the daemon serve this mount";
     case -EPROTO:

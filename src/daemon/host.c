@@ -115,6 +115,29 @@ int host_process(pid_t pid, int *ret_fd) {
     return 0;
 }
 
+#ifndef SO_PEERPIDFD
+#define SO_PEERPIDFD 77
+#endif
+
+static bool has_our_users(pid_t pid) {
+    char path[40];
+    struct stat own, its;
+    snprintf(path, sizeof path, "/proc/%d/ns/user", (int)pid);
+    return !stat("/proc/self/ns/user", &own) && !stat(path, &its) && own.st_dev == its.st_dev &&
+           own.st_ino == its.st_ino;
+}
+
+bool host_peer_has_our_users(int fd, pid_t pid) {
+    int process;
+    socklen_t bytes = sizeof process;
+    if (getsockopt(fd, SOL_SOCKET, SO_PEERPIDFD, &process, &bytes))
+        return false;
+    /* Still there afterwards, so that its number was nobody else's. */
+    bool ours = has_our_users(pid) && !syscall(SYS_pidfd_send_signal, process, 0, NULL, 0);
+    (void)sp_close(process);
+    return ours;
+}
+
 int host_uffd_device(int *ret_fd) {
     int r = result(open("/dev/userfaultfd", O_RDWR | O_CLOEXEC));
     if (r < 0)

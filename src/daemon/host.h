@@ -33,6 +33,10 @@ void host_raise_file_size(void);
 SP_WARN_UNUSED int host_signals(int *ret_fd);
 /* pidfd_open(2): readable once the process has ended. -ESRCH: no such process. */
 SP_WARN_UNUSED int host_process(pid_t pid, int *ret_fd);
+/* Whether the process that connected this socket, `pid`, is in our user namespace, so that its user numbers
+ * are ours. What cannot be found out is no: it has ended, cannot be looked at, is in a PID namespace that we
+ * do not see, or the kernel is older than 6.5 (SO_PEERPIDFD). */
+bool host_peer_has_our_users(int fd, pid_t pid);
 /* /dev/userfaultfd, open for reading and writing. */
 SP_WARN_UNUSED int host_uffd_device(int *ret_fd);
 /* A descriptor that has EPOLLPRI each time that some task has waited for memory for so long within so long

@@ -400,7 +400,9 @@ static void on_set(struct session *s, struct request *q) {
 }
 
 static void on_files(struct session *s, struct request *q) {
-    send_result(s, q, ksmfs_view_new(s->all, q->fd, s->uid));
+    /* Root's view believes the numbers in its requests: those of another user namespace are others'. */
+    int r = s->uid == 0 && !host_peer_has_our_users(s->source.fd, s->pid) ? -EPERM : 0;
+    send_result(s, q, r ? r : ksmfs_view_new(s->all, q->fd, s->uid));
 }
 
 static const struct {

@@ -167,6 +167,20 @@ class Root(View):
                                           f"cat {KERNEL}/sleep_millisecs")
         self.assertEqual((status, out, err), (0, "7\n", ""))
 
+    def test_another_user_namespace(self):
+        """Root's numbers are believed, but not those that a container's map makes of them (1000 is 1234 outside)."""
+        socket_path = self.daemon()
+        p = self.popen("-Um", "sh", "-c", f"echo ready; read x; exec {SAMEPAGE} run --ksm-files --socket {socket_path} -- true",
+                       program="unshare", stdin=subprocess.PIPE)
+        if p.stdout.readline() != "ready\n":
+            self.skipTest(p.communicate()[1])
+        for name in ("uid_map", "gid_map"):
+            with open(f"/proc/{p.pid}/{name}", "w", encoding="ascii") as f:
+                f.write("0 0 1000\n1000 1234 1\n")
+        err = p.communicate("\n", timeout=60)[1]
+        self.assertEqual(p.returncode, 125, err)
+        self.assertIn("in its own user namespace", err)
+
     def test_of_another_user(self):
         """Root's may be used by others, who see and set what is theirs."""
         socket_path = self.daemon()
