@@ -372,15 +372,17 @@ void ksmfs_free(struct ksmfs *fs) {
 
 /* ---- views ---- */
 
-/* Each is a descriptor. */
+/* Each is a descriptor. Who controls the daemon has some that the others together cannot take. */
 #define VIEWS_MAX         128
+#define VIEWS_SPARE       16
 #define VIEWS_OF_USER_MAX 32
 
 static bool views_full(const struct sessions *all, uid_t uid) {
     size_t n = 0, of_user = 0;
     for (const struct ksmfs *fs = all->views; fs; fs = fs->next, n++)
         of_user += fs->uid == uid;
-    return n >= VIEWS_MAX || (uid != 0 && of_user >= VIEWS_OF_USER_MAX);
+    return n >= VIEWS_MAX + (control_controls(uid) ? VIEWS_SPARE : 0) ||
+           (uid != 0 && of_user >= VIEWS_OF_USER_MAX);
 }
 
 int ksmfs_view_new(struct sessions *all, int fd, uid_t uid) {

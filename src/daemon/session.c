@@ -399,10 +399,19 @@ static void on_set(struct session *s, struct request *q) {
     send_result(s, q, control_set(s, q->message));
 }
 
-static void on_files(struct session *s, struct request *q) {
+static int view_new(struct session *s, int fuse_fd) {
+    if (s->has_view)
+        return -EBUSY;
     /* Root's view believes the numbers in its requests: those of another user namespace are others'. */
-    int r = s->uid == 0 && !host_peer_has_our_users(s->source.fd, s->pid) ? -EPERM : 0;
-    send_result(s, q, r ? r : ksmfs_view_new(s->all, q->fd, s->uid));
+    if (s->uid == 0 && !host_peer_has_our_users(s->source.fd, s->pid))
+        return -EPERM;
+    int r = ksmfs_view_new(s->all, fuse_fd, s->uid);
+    s->has_view = !r;
+    return r;
+}
+
+static void on_files(struct session *s, struct request *q) {
+    send_result(s, q, view_new(s, q->fd));
 }
 
 static const struct {

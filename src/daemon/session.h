@@ -56,6 +56,7 @@ struct session {
     struct output *queue, **queue_end;
     size_t queued; /* messages */
     bool ended;
+    bool has_view; /* it has handed over its mount */
     uint32_t events; /* that the loop waits for */
 };
 

@@ -4,6 +4,7 @@
 
 import array
 import contextlib
+import errno
 import fcntl
 import os
 import re
@@ -46,7 +47,29 @@ for device in fuse userfaultfd; do
     mknod -m 666 "$1/$device" c 10 "$number" && mount --bind "$1/$device" "/dev/$device" || exit 77
 done
 shift
-exec setpriv --reuid 4242 --regid 4242 --groups 4242,5 "$@"
+exec setpriv --reuid "${SP_TEST_USER:-4242}" --regid 4242 --groups 4242,5 "$@"
+"""
+
+# Hands over so many mounts as argv[3] says, each as often as argv[4] says by the same connection, prints the
+# results, and keeps the mounts until the end of its input.
+HANDER = """
+import array, ctypes, os, socket, struct, sys
+path, request, mounts, times = sys.argv[1], bytes.fromhex(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
+mount, results = ctypes.CDLL(None, use_errno=True).mount, []
+assert not mount(b"none", b"/mnt", b"tmpfs", 0, None), os.strerror(ctypes.get_errno())
+for i in range(mounts):
+    os.mkdir(f"/mnt/{i}")
+    fd = os.open("/dev/fuse", os.O_RDWR)
+    assert not mount(b"test", f"/mnt/{i}".encode(), b"fuse.ksm", 0,
+                     f"fd={fd},rootmode=40755,user_id=0,group_id=0,allow_other".encode()), os.strerror(ctypes.get_errno())
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as s:
+        s.connect(path)
+        for _ in range(times):
+            s.sendmsg([request], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [fd]))])
+            results.append(struct.unpack_from("=i", s.recv(4096), 16)[0])
+    os.close(fd)
+print(*results, flush=True)
+sys.stdin.read()
 """
 
 
@@ -272,13 +295,36 @@ class User(View):
 class Hostile(Case):
     """What comes as a descriptor of /dev/fuse may be anything; the daemon neither waits for it nor falls."""
 
-    def pass_on(self, socket_path, fd):
+    @staticmethod
+    def request():
         with open(HEADER, encoding="ascii") as f:
             version = int(re.search(r"SP_WIRE_VERSION (\d+)", f.read())[1])
+        return struct.pack("=IHHII", 0x47504D53, version, 11, 16, 1)
+
+    def hand_over(self, user, mounts, times):
+        """By such a user, in namespaces of theirs; returns the results, and the process that keeps the mounts."""
+        devices = tempfile.mkdtemp(dir=self.runtime)
+        p = self.popen("-m", "sh", "-c", AS_USER, "sh", devices, "unshare", "-Urm", "/usr/bin/python3", "-c", HANDER,
+                       self.socket_path, self.request().hex(), str(mounts), str(times), program="unshare",
+                       env={**self.environment, "SP_TEST_USER": str(user)}, stdin=subprocess.PIPE)
+        line = p.stdout.readline()
+        if not line:
+            err = p.communicate()[1]
+            if p.returncode == 77:
+                self.skipTest(err)
+            self.fail(err)
+        return [int(result) for result in line.split()], p
+
+    def open_daemon(self):
+        os.chmod(self.runtime, 0o755)
+        self.socket_path = self.daemon()
+        os.chmod(self.socket_path, 0o666)
+
+    def pass_on(self, socket_path, fd):
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as s:
             s.connect(socket_path)
             s.settimeout(60)
-            s.sendmsg([struct.pack("=IHHII", 0x47504D53, version, 11, 16, 1)],
+            s.sendmsg([self.request()],
                       [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [fd]))])
             answer = s.recv(4096)
         self.assertEqual(struct.unpack_from("=IHH", answer)[2], 34)  # RESULT
@@ -298,6 +344,20 @@ class Hostile(Case):
         self.assertEqual(self.samepage("get", "--socket", socket_path, "run"), (0, "1\n", ""))
         pair[0].close()
         pair[1].close()
+
+    def test_one_mount_often(self):
+        """A connection is good for one mount, so that handing it over again takes no room."""
+        self.open_daemon()
+        self.assertEqual(self.hand_over(USER, 1, 3)[0], [0, -errno.EBUSY, -errno.EBUSY])
+
+    def test_room_for_root(self):
+        """Four users take all there is for users; root has room."""
+        self.open_daemon()
+        for user in range(USER, USER + 4):
+            self.assertEqual(self.hand_over(user, 32, 1)[0], [0] * 32)
+        self.assertEqual(self.hand_over(USER + 4, 1, 1)[0], [-errno.EUSERS])
+        result = self.samepage("run", "--ksm-files", "--socket", self.socket_path, "--", "cat", f"{KERNEL}/run")
+        self.assertEqual(result, (0, "1\n", ""))
 
     def test_too_many(self):
         """The 33rd of a user is refused; when others have ended there is room again."""
