@@ -13,6 +13,7 @@
 #include "daemon/metrics.h"
 #include "daemon/pressure.h"
 #include "daemon/session.h"
+#include "os/proc.h"
 #include "os/socket.h"
 #include "os/thread.h"
 
@@ -235,6 +236,17 @@ static int open_socket(struct server *v) {
     return r ? fail(o->socket, r) : 0;
 }
 
+/* A file that was named must be one; what the machine does not tell is no error. */
+static int check_pressure(const struct options *o) {
+    uint64_t share;
+    int r = o->pressure_file ? sp_proc_pressure(o->pressure_file, &share) : 0;
+    if (r)
+        log_line("--pressure-file %s: %s", o->pressure_file,
+                 r == -EBADMSG ? "does not tell about pressure; name one such as a cgroup's memory.pressure"
+                               : strerror(-r));
+    return r;
+}
+
 static int watch_owner(struct server *v) {
     if (!v->options->owner_pid)
         return 0;
@@ -285,7 +297,9 @@ static int start(struct server *v) {
     if (r)
         return fail("start", r);
     pressure_init(&v->pressure, &v->service, v->sessions.poll_fd, v->options->pressure_file);
-    r = open_socket(v);
+    r = check_pressure(v->options);
+    if (!r)
+        r = open_socket(v);
     if (r)
         return r;
     r = host_poll_add(v->sessions.poll_fd, &v->listener, EPOLLIN);

@@ -12,6 +12,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/stat.h>
 #include <sys/sysinfo.h>
 #include <sys/utsname.h>
 
@@ -37,11 +38,9 @@ static long read_piece(int fd, char *buffer, size_t bytes) {
     return r;
 }
 
-/* Reads the start of a file, at most `room` - 1 bytes, and ends it with a NUL. Returns the length. */
-static int read_start(const char *path, char *buffer, size_t room) {
-    int fd = open_read(path);
-    if (fd < 0)
-        return fd;
+/* Reads the start of an open file, at most `room` - 1 bytes, ends it with a NUL, and closes it. Returns the
+ * length. */
+static int read_start_of(int fd, char *buffer, size_t room) {
     size_t n = 0;
     long r = 1;
     while (r > 0 && n < room - 1) {
@@ -54,6 +53,24 @@ static int read_start(const char *path, char *buffer, size_t room) {
         return (int)r;
     buffer[n] = '\0';
     return (int)n;
+}
+
+static int read_start(const char *path, char *buffer, size_t room) {
+    int fd = open_read(path);
+    return fd < 0 ? fd : read_start_of(fd, buffer, room);
+}
+
+/* The same of a file that a user names: what is no plain file is not waited for. -EBADMSG. */
+static int read_start_named(const char *path, char *buffer, size_t room) {
+    struct stat st;
+    int fd = (int)sp_syscall(SYS_openat, AT_FDCWD, path, O_RDONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
+    if (fd < 0)
+        return fd;
+    int r = (int)sp_syscall(SYS_newfstatat, fd, "", &st, AT_EMPTY_PATH);
+    if (!r && S_ISREG(st.st_mode))
+        return read_start_of(fd, buffer, room);
+    close_fd(fd);
+    return r ? r : -EBADMSG;
 }
 
 static uint64_t read_decimal(const char *s) {
@@ -260,7 +277,7 @@ int sp_proc_memory(uint64_t *ret_available_bytes, uint64_t *ret_total_bytes) {
 int sp_proc_pressure(const char *path, uint64_t *ret_share) {
     static const char start[] = "some avg10=";
     char text[PIECE_BYTES];
-    int r = read_start(path, text, sizeof(text));
+    int r = read_start_named(path, text, sizeof(text));
     if (r < 0)
         return r;
     const char *fraction = text + sizeof(start) - 1 + strspn(text + sizeof(start) - 1, "0123456789");

@@ -8,6 +8,7 @@
 #include <linux/mempolicy.h>
 #include <linux/seccomp.h>
 #include <sys/prctl.h>
+#include <sys/stat.h>
 #include <sys/sysinfo.h>
 #include <sys/utsname.h>
 
@@ -318,6 +319,19 @@ static void machine_facts(void **state) {
     assert_int_equal(safe, sp_move_is_safe(version, swap_on));
 }
 
+/* With nobody at its other end. */
+static void a_fifo_is_no_pressure(void **state) {
+    char path[64];
+    uint64_t share;
+    snprintf(path, sizeof path, "/tmp/samepage-test-fifo-%d", (int)getpid());
+    assert_int_equal(mkfifo(path, 0600), 0);
+    alarm(20);
+    int r = sp_proc_pressure(path, &share);
+    alarm(0);
+    unlink(path);
+    assert_int_equal(r, -EBADMSG);
+}
+
 static void names_of_programs(void **state) {
     char name[16], own[16];
     assert_int_equal(prctl(PR_GET_NAME, own), 0);
@@ -343,6 +357,7 @@ int main(void) {
         cmocka_unit_test(a_policy_is_seen),
         cmocka_unit_test(a_name_is_seen),
         cmocka_unit_test(attributes_are_seen),
+        cmocka_unit_test(a_fifo_is_no_pressure),
         cmocka_unit_test(a_range_is_walked_in_order),
         cmocka_unit_test(maps_tell_as_much_as_smaps),
         cmocka_unit_test(counts_follow),

@@ -329,6 +329,17 @@ class Doctor(Case):
 class Daemon(Case):
     """The options of samepaged, as a user may mistype them."""
 
+    def test_pressure_file_that_is_none(self):
+        """What never answers is not waited for."""
+        os.mkfifo(f"{self.runtime}/fifo")
+        for path, why in ((f"{self.runtime}/fifo", "does not tell about pressure"), ("/dev/zero", "does not tell"),
+                          ("/proc/version", "does not tell"), (f"{self.runtime}/none", "No such file")):
+            words = ("--socket", f"{self.runtime}/d/socket", "--pressure-file", path)
+            status, out, err = self.samepage(*words, program=SAMEPAGED)
+            self.assertEqual((status, out), (1, ""), err)
+            self.assertIn(f"--pressure-file {path}: ", err)
+            self.assertIn(why, err)
+
     def test_help_and_version(self):
         for words, start in ((["--help"], "Usage: samepaged "), (["-h"], "Usage: samepaged "),
                              (["--version"], "samepaged 0."), (["-V"], "samepaged 0.")):
