@@ -82,7 +82,10 @@ static int mount_here(const struct view *v, int fuse_fd) {
     char options[128];
     /* Mounts of others still show here, none of ours there. */
     if (mount(NULL, "/", NULL, MS_REC | MS_SLAVE, NULL))
-        return fail(v, errno, "cannot leave the others' mounts alone", "the container forbids mounting");
+        return fail(v, errno, "cannot leave the others' mounts alone",
+                    errno == EINVAL
+                        ? "/ is no mount point, as in a chroot: make it one before (mount --bind DIR DIR)"
+                        : "the container forbids mounting");
     /* Whoever may be here may use it: the namespace is the bound. */
     snprintf(options, sizeof options, "fd=%d,rootmode=40755,user_id=%u,group_id=%u,allow_other", fuse_fd,
              (unsigned)geteuid(), (unsigned)getegid());

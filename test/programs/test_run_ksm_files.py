@@ -204,6 +204,24 @@ class Root(View):
         self.assertEqual(p.returncode, 125, err)
         self.assertIn("in its own user namespace", err)
 
+    def test_chroot(self):
+        """Where / is no mount point it says so."""
+        socket_path = self.daemon()
+        script = f"""mount -t tmpfs none "$1" && mkdir "$1/root" && cd / || exit 77
+            for entry in *; do
+                if [ -L "$entry" ]; then cp -a "$entry" "$1/root/"; continue; fi
+                [ -d "$entry" ] || continue
+                [ "$entry" = tmp ] && how=--bind || how=--rbind
+                mkdir "$1/root/$entry" && mount $how "/$entry" "$1/root/$entry" || exit 77
+            done
+            exec chroot "$1/root" {SAMEPAGE} run --ksm-files --socket {socket_path} -- true"""
+        directory = tempfile.mkdtemp(dir=self.runtime)
+        status, out, err = self.samepage("-m", "sh", "-c", script, "sh", directory, program="unshare")
+        if status == 77:
+            self.skipTest(err)
+        self.assertEqual((status, out), (125, ""), err)
+        self.assertIn("/ is no mount point", err)
+
     def test_of_another_user(self):
         """Root's may be used by others, who see and set what is theirs."""
         socket_path = self.daemon()
