@@ -74,7 +74,7 @@ const struct sp_command sp_command_run = {
         ".\n\n"
         "The command gets LD_PRELOAD, SAMEPAGE_SOCKET, SAMEPAGE_MERGE_ANY, and where they apply "
         "SAMEPAGE_ALIVE,\n"
-        "SAMEPAGE_SET, SAMEPAGE_SCOPE and SAMEPAGE_VERBOSE in its environment.\n\n"
+        "SAMEPAGE_SET, SAMEPAGE_SCOPE, SAMEPAGE_VERBOSE and SAMEPAGE_VOUCH in its environment.\n\n"
         "--summary tells of all programs of this user that share at that daemon while the command runs; a\n"
         "private daemon has those of the command only.\n\n"
         "Exit status: the command's; 125 when samepage fails itself or a setting is wrong, 126 when the\n"
