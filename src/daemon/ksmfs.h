@@ -23,8 +23,9 @@ void ksmfs_free(struct ksmfs *fs);
  *
  * What is read and written in a view is of the domain of who made it, whoever does it: the user numbers in
  * its requests are those of the user namespace of the mount, whose maker chooses them. Only root's are what
- * they say, and only if root is not of another user namespace, which the caller looks at. The descriptor is not used as it comes, for whoever holds it as well can have it block: the
- * daemon opens one of its own for that mount (FUSE_DEV_IOC_CLONE). -EINVAL: it is none of /dev/fuse, is not
+ * they say, and only if root is not of another user namespace, which the caller looks at. The descriptor is
+ * not used as it comes, for whoever holds it as well can have it block: the daemon opens one of its own for
+ * that mount (FUSE_DEV_IOC_CLONE). -EINVAL: it is none of /dev/fuse, is not
  * mounted, or the kernel refuses that; -EUSERS: there are too many; -EACCES, -ENOENT ...: /dev/fuse cannot be
  * opened; -ENOMEM.
  */
