@@ -9,8 +9,10 @@
  * (core/stable.h): stable_node_chains and stable_node_dups are 0 by design, and pages_full counts such pages.
  *   X(name, unit, owner, meaning)
  *   unit:  pages, bytes, count, ns
- *   owner: CLIENT - kept by each worker and reported; a domain's value is the sum over its clients
- * (full_scans: how often all of them have come round, daemon/scans.h) DOMAIN - kept by the domain's index
+ *   owner: CLIENT: kept by each worker and reported; a domain's value is the sum over its clients,
+ *          but for full_scans: how often all of them have come round (daemon/scans.h)
+ *          DOMAIN: kept by the domain's index
+ *
  * pages_deferred is H6's, exposure_bytes H15's.
  */
 #ifndef SP_CORE_COUNTERS_H

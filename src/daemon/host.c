@@ -4,7 +4,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/fuse.h>
 #include <linux/magic.h>
 #include <pthread.h>
 #include <signal.h>
@@ -21,6 +20,7 @@
 #include <sys/vfs.h>
 #include <unistd.h>
 
+#include "os/kernel.h"
 #include "os/socket.h"
 
 #define EVENTS_MAX 64
@@ -115,10 +115,6 @@ int host_process(pid_t pid, int *ret_fd) {
     return 0;
 }
 
-#ifndef SO_PEERPIDFD
-#define SO_PEERPIDFD 77
-#endif
-
 static bool has_our_users(pid_t pid) {
     char path[40];
     struct stat own, its;
@@ -165,10 +161,6 @@ int host_pressure_trigger(const char *path, unsigned stall_us, unsigned window_u
     *ret_fd = fd;
     return 0;
 }
-
-#ifndef FUSE_DEV_IOC_SYNC_INIT
-#define FUSE_DEV_IOC_SYNC_INIT _IO(FUSE_DEV_IOC_MAGIC, 3) /* Linux 6.18 */
-#endif
 
 static int fuse_device(int *ret_fd) {
     int r = result(open("/dev/fuse", O_RDWR | O_CLOEXEC | O_NONBLOCK));

@@ -254,8 +254,8 @@ static void run_freeze(struct sp_batch *b, const struct sp_batch_run *run) {
             most = run->pages;
             continue;
         }
-        if (error == -EINVAL && wanted > 1 &&
-            !b->whole) { /* a MOVE must not cross from one mapping into the next */
+        /* A MOVE must not cross from one mapping into the next. */
+        if (error == -EINVAL && wanted > 1 && !b->whole) {
             most = wanted / 2;
             continue;
         }
@@ -541,9 +541,10 @@ static void batch_quiescent(struct sp_batch *b) {
     }
 }
 
-/* What was mapped by a huge entry is again, without the program's having to fault it in. */
+/* What was mapped by a huge entry is again, without the program's having to fault it in. A view that was
+ * moved has brought it along. */
 static void whole_populate(struct sp_batch *b, const struct sp_batch_run *run) {
-    if (b->outcome[run->slot] == SP_OUTCOME_MERGED &&
+    if (b->outcome[run->slot] == SP_OUTCOME_MERGED && !sp_bits_get(&b->view_moved, run->slot) &&
         sp_advise(slot_address(b, run->slot), run->pages * SP_PAGE_SIZE, MADV_POPULATE_READ))
         b->errors++;
 }

@@ -45,8 +45,8 @@ struct sp_batch {
     bool whole;         /* one run, of a whole window that is a huge page: all of it or nothing */
     sp_bits in_scratch; /* pages that are in scratch at this moment */
     sp_bits missing;    /* pages that this batch registered MISSING */
-    bool scratch_small; /* kept likewise: pages were moved there one by one since it was emptied as a whole */
     bool scratch_stale; /* kept from batch to batch: something is left in it that could not be dropped */
+    bool scratch_small; /* kept likewise: pages were moved there one by one since it was emptied as a whole */
     /* Results. */
     uint8_t outcome[512]; /* enum sp_outcome for each slot */
     sp_bits view_moved;   /* pages whose view was moved, and is no longer ours; empty before */

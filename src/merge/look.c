@@ -118,10 +118,10 @@ void sp_look_arm(struct sp_worker *w) {
             r->armed = any = true;
         i++;
     }
-    if (any)
+    if (any) {
         w->next_huge_ns = 0;
-    if (any)
         sp_regions_join(&e->regions, 0, UINT64_MAX);
+    }
     sp_engine_unlock(e);
 }
 

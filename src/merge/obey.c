@@ -53,9 +53,7 @@ static void take_over(struct sp_worker *w, const struct sp_settings *new, uint32
     w->tell_settled = true;
     w->scan_left = 0; /* what goes on is bound anew */
     /* Whatever the pause is now, it is not the one that was meant. */
-    w->interval_ns = new->v[SP_SETTING_sleep_millisecs] * NS_PER_MS;
-    if (w->interval_ns < sp_pace_pause_ns(w))
-        w->interval_ns = sp_pace_pause_ns(w);
+    w->interval_ns = sp_pace_pause_ns(w, new->v[SP_SETTING_sleep_millisecs] * NS_PER_MS);
     w->next_pass_ns = w->last_pass_ns + (sp_obey_stopped(w) || joined ? 0 : w->interval_ns);
 }
 

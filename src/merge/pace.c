@@ -20,7 +20,7 @@ static uint64_t rounds(uint64_t now, uint64_t before, uint64_t bound) {
     return n ? n : 1;
 }
 
-uint64_t sp_pace_pause_ns(const struct sp_worker *w) {
+uint64_t sp_pace_pause_ns(const struct sp_worker *w, uint64_t wanted_ns) {
     const struct sp_pace *pace = &w->engine->pace;
     const uint64_t *v = w->engine->counters.v;
     uint64_t scans = rounds(v[SP_COUNTER_pages_scanned], w->paced_scans, pace->scan_pages);
@@ -28,6 +28,6 @@ uint64_t sp_pace_pause_ns(const struct sp_worker *w) {
     uint64_t pause;
     if (__builtin_mul_overflow(pace->sleep_ns, scans > merges ? scans : merges, &pause) ||
         pause > PAUSE_MAX_NS)
-        return PAUSE_MAX_NS;
-    return pause;
+        pause = PAUSE_MAX_NS;
+    return pause > wanted_ns ? pause : wanted_ns;
 }

@@ -120,7 +120,7 @@ struct sp_worker {
     bool hinted;                             /* hints came since the last pass began */
     struct sp_key key;
     uint8_t *scratch;
-    uint8_t *store_copy; /* a window: the store pages of short runs, read before the freeze */
+    uint8_t *store_copy;  /* a window: the store pages of short runs, read before the freeze */
     uintptr_t view_place; /* where views are made, a window; 0: nowhere yet */
     bool views_move;      /* they may become mappings of the program */
     struct sp_batch batch;
@@ -173,8 +173,8 @@ void sp_worker_unlink(struct sp_worker *w);
 /* pace.c */
 /* A pass begins. */
 void sp_pace_begin(struct sp_worker *w);
-/* The shortest pause after it that the process's pace allows. */
-uint64_t sp_pace_pause_ns(const struct sp_worker *w);
+/* The pause after it: `wanted_ns`, or longer where the process's pace allows no shorter one. */
+uint64_t sp_pace_pause_ns(const struct sp_worker *w, uint64_t wanted_ns);
 
 /* budget.c */
 /* Whether the domain's budget lets the worker begin something. */

@@ -355,7 +355,7 @@ static void worker_hinted(struct sp_worker *w) {
     if (w->uffd >= 0)
         work_through(w, true);
     pay_debts(w);
-    uint64_t paced = w->last_pass_ns + sp_pace_pause_ns(w);
+    uint64_t paced = w->last_pass_ns + sp_pace_pause_ns(w, 0);
     w->next_pass_ns = paced > w->next_pass_ns ? paced : w->next_pass_ns;
 }
 
@@ -410,10 +410,7 @@ static void overdraw(struct sp_worker *w, uint64_t cost_ns, int64_t gain) {
 static uint64_t pause_least_ns(const struct sp_worker *w) {
     uint64_t shortest = w->engine->settings.v[SP_SETTING_sleep_millisecs] * MS;
     uint64_t over = w->overdrawn_ns > OVERDRAFT_NS ? (w->overdrawn_ns - OVERDRAFT_NS) * OVERDRAW : 0;
-    uint64_t paced = sp_pace_pause_ns(w);
-    if (over > shortest)
-        shortest = over;
-    return paced > shortest ? paced : shortest;
+    return sp_pace_pause_ns(w, over > shortest ? over : shortest);
 }
 
 /* Short while there is much to do, longer and longer when there is not. */

@@ -9,9 +9,11 @@
 
 #include <linux/close_range.h>
 #include <linux/fs.h>
+#include <linux/fuse.h>
 #include <linux/prctl.h>
 #include <linux/userfaultfd.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
 
 /* include/uapi/linux/userfaultfd.h, Linux 6.8 */
 #ifndef UFFDIO_MOVE
@@ -120,6 +122,16 @@ struct procmap_query {
 /* include/uapi/linux/close_range.h, Linux 5.9 */
 #ifndef CLOSE_RANGE_UNSHARE
 #define CLOSE_RANGE_UNSHARE (1U << 1)
+#endif
+
+/* include/uapi/asm-generic/socket.h, Linux 6.5 */
+#ifndef SO_PEERPIDFD
+#define SO_PEERPIDFD 77
+#endif
+
+/* include/uapi/linux/fuse.h, Linux 6.18 */
+#ifndef FUSE_DEV_IOC_SYNC_INIT
+#define FUSE_DEV_IOC_SYNC_INIT _IO(FUSE_DEV_IOC_MAGIC, 3)
 #endif
 
 #endif
