@@ -111,6 +111,13 @@ int daemon_run(const char *const *arguments, char *text, size_t bytes) {
     return WEXITSTATUS(status);
 }
 
+int daemon_set(const struct daemon *d, const uid_t *uid, const char *settings) {
+    struct sp_settings_change c = {0};
+    for (char copy[256], *rest = strcpy(copy, settings), *one; (one = strsep(&rest, ","));)
+        assert_int_equal(sp_settings_change_add(&c, one, NULL, 0), 0);
+    return sp_control_set(d->socket, 30000, uid, &c);
+}
+
 struct sp_link *link_open(const char *socket, struct sp_welcome *ret_welcome) {
     struct sp_link *l;
     assert_int_equal(sp_remote_link_new(socket, &l), 0);
@@ -121,6 +128,13 @@ struct sp_link *link_open(const char *socket, struct sp_welcome *ret_welcome) {
 void link_close(struct sp_link *l) {
     l->ops->close(l);
     l->ops->free(l);
+}
+
+void told(struct sp_link *l, enum sp_setting which, uint64_t value) {
+    struct sp_hint hints[16];
+    size_t n;
+    for (uint64_t since = 0; !l->settings_number || l->settings.v[which] != value; wait_step(&since))
+        assert_int_equal(l->ops->hints(l, hints, 16, &n), 0);
 }
 
 void page_fill(void *page, uint64_t number) {

@@ -36,9 +36,14 @@ void daemon_kill(struct daemon *d);
  * `text`. */
 int daemon_run(const char *const *arguments, char *text, size_t bytes);
 
+/* Changes settings, KEY=VALUE,KEY=VALUE, as sp_control_set does for `uid`; returns what it does. */
+int daemon_set(const struct daemon *d, const uid_t *uid, const char *settings);
+
 /* A link that is open. */
 struct sp_link *link_open(const char *socket, struct sp_welcome *ret_welcome);
 void link_close(struct sp_link *l);
+/* Reads what the daemon has sent, until the client has been told that value. */
+void told(struct sp_link *l, enum sp_setting which, uint64_t value);
 
 /* Makes the content of a page: the same for the same number, never zeros. */
 void page_fill(void *page, uint64_t number);

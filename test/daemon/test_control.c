@@ -3,7 +3,7 @@
  * Settings of a daemon that runs: who may change whose, that all of a change is done or nothing, that clients
  * learn of it however little they read, and what the daemon itself does at once.
  */
-#include "helper.h"
+#include "linked.h"
 
 #include <errno.h>
 #include <grp.h>
@@ -16,29 +16,18 @@
 
 #define NOBODY 65534
 
-static struct daemon d;
-static struct sp_link *a, *b;
-static struct sp_welcome welcome;
-
 static int setup(void **state) {
-    daemon_start(&d, NULL);
-    a = link_open(d.socket, &welcome);
-    b = link_open(d.socket, &welcome);
+    linked_start(NULL);
     return 0;
 }
 
 static int teardown(void **state) {
-    link_close(a);
-    link_close(b);
-    daemon_stop(&d);
+    linked_stop();
     return 0;
 }
 
 static int set(const uid_t *uid, const char *text) {
-    struct sp_settings_change c = {0};
-    for (char copy[256], *rest = strcpy(copy, text), *one; (one = strsep(&rest, ","));)
-        assert_int_equal(sp_settings_change_add(&c, one, NULL, 0), 0);
-    return sp_control_set(d.socket, 30000, uid, &c);
+    return daemon_set(&d, uid, text);
 }
 
 static struct sp_status *status(void) {
@@ -54,14 +43,6 @@ static uint64_t setting(uint64_t domain, enum sp_setting which) {
     uint64_t v = domain == UINT64_MAX ? s->settings.v[which] : s->domains[domain].settings.v[which];
     sp_status_free(s);
     return v;
-}
-
-/* Reads what the daemon has sent, until the client knows these. */
-static void told(struct sp_link *l, enum sp_setting which, uint64_t value) {
-    struct sp_hint hints[16];
-    size_t n;
-    for (uint64_t since = 0; !l->settings_number || l->settings.v[which] != value; wait_step(&since))
-        assert_int_equal(l->ops->hints(l, hints, 16, &n), 0);
 }
 
 static void test_told(void **state) {

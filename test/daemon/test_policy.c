@@ -3,7 +3,7 @@
  * How much clients are told that they may work: by the CPU budget, the advisor and memory pressure. They are
  * links that say whatever the case wants; what workers make of it is test/programs/test_policy.py's matter.
  */
-#include "helper.h"
+#include "linked.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -14,9 +14,6 @@
 
 #define MS UINT64_C(1000000)
 
-static struct daemon d;
-static struct sp_link *a, *b;
-static struct sp_welcome welcome;
 static char pressure_file[64];
 
 static void say_pressure(const char *share) {
@@ -32,25 +29,18 @@ static void say_pressure(const char *share) {
 static int setup(void **state) {
     snprintf(pressure_file, sizeof pressure_file, "/tmp/sp-test-pressure-%d", (int)getpid());
     say_pressure("0.99");
-    daemon_start(&d, (const char *const[]){"--pressure-file", pressure_file, NULL});
-    a = link_open(d.socket, &welcome);
-    b = link_open(d.socket, &welcome);
+    linked_start((const char *const[]){"--pressure-file", pressure_file, NULL});
     return 0;
 }
 
 static int teardown(void **state) {
-    link_close(a);
-    link_close(b);
-    daemon_stop(&d);
+    linked_stop();
     (void)unlink(pressure_file);
     return 0;
 }
 
 static int set(const char *text) {
-    struct sp_settings_change c = {0};
-    for (char copy[256], *rest = strcpy(copy, text), *one; (one = strsep(&rest, ","));)
-        assert_int_equal(sp_settings_change_add(&c, one, NULL, 0), 0);
-    return sp_control_set(d.socket, 30000, NULL, &c);
+    return daemon_set(&d, NULL, text);
 }
 
 static void report(struct sp_link *l, uint64_t cpu_ns, uint64_t scans) {
@@ -125,13 +115,6 @@ static void test_the_daemons_time(void **state) {
     /* On a machine so busy that this took half a minute it would be allowed to have something. */
     assert_true(a->cpu_until_ns <= 1 * MS || sp_now_ns() - since_ns > 20000 * MS);
     pages_free(pages, 1);
-}
-
-static void told(struct sp_link *l, enum sp_setting which, uint64_t value) {
-    struct sp_hint hints[16];
-    size_t n;
-    for (uint64_t since = 0; !l->settings_number || l->settings.v[which] != value; wait_step(&since))
-        assert_int_equal(l->ops->hints(l, hints, 16, &n), 0);
 }
 
 /* The first scan takes more than two seconds instead of one. */

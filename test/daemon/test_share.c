@@ -3,7 +3,7 @@
  * Two and more clients share pages through a real daemon: content, hints, references, limits, and that a
  * content which is not what its fingerprint says is declined.
  */
-#include "helper.h"
+#include "linked.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -23,21 +23,13 @@
 
 #define PAGES SP_WINDOW_PAGES
 
-static struct daemon d;
-static struct sp_link *a, *b;
-static struct sp_welcome welcome;
-
 static int setup(void **state) {
-    daemon_start(&d, NULL);
-    a = link_open(d.socket, &welcome);
-    b = link_open(d.socket, &welcome);
+    linked_start(NULL);
     return 0;
 }
 
 static int teardown(void **state) {
-    link_close(a);
-    link_close(b);
-    daemon_stop(&d);
+    linked_stop();
     return 0;
 }
 
