@@ -572,22 +572,27 @@ static void account(struct sp_worker *w, struct sp_window *win, unsigned slot, s
     site_fail(e, win, slot, store);
 }
 
-/* Adds runs from `next` on to the batch until its time is spent; cuts the last one where needed. A whole
- * window in one piece stays whole: one move, one mapping, huge if it was. */
+/* So many of `pages` that they come in equal parts, of which none has more than `fits`. */
+static unsigned equal_part(unsigned pages, double fits) {
+    unsigned most = fits < 1 ? 1 : (unsigned)fits, parts = (pages + most - 1) / most;
+    return (pages + parts - 1) / parts;
+}
+
+/* Adds runs from `next` on to the batch until its time is spent; cuts the last one where needed. A huge page
+ * stays whole: one move, one mapping. */
 static size_t batch_fill(struct sp_worker *w, struct sp_run *runs, size_t n, size_t next, size_t *ret_taken) {
     double budget = (double)w->engine->settings.v[SP_SETTING_freeze_micros] * 1000.0 / w->cost;
     size_t taken = 0;
     while (next + taken < n) {
         struct sp_run *run = &runs[next + taken];
-        bool whole = run->pages == SP_WINDOW_PAGES;
+        bool whole = w->work.huge && run->pages == SP_WINDOW_PAGES;
         double fits = (budget - COST_RUN_NS) / COST_PAGE_NS;
         if (taken && (fits < 1 || whole))
             break;
         taken++;
         if (!whole && fits < run->pages) {
-            unsigned keep = fits < 1 ? 1 : (unsigned)fits;
             *ret_taken = taken;
-            return keep;
+            return equal_part(run->pages, fits);
         }
         budget -= COST_RUN_NS + COST_PAGE_NS * run->pages;
         if (whole)

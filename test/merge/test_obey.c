@@ -128,6 +128,18 @@ static void test_run_0(void **state) {
     memory_free(c, N);
 }
 
+/* However fast a freeze is: what it is taken to cost is never less than a quarter of the usual. */
+static void test_freeze_micros(void **state) {
+    const uint64_t pages_at_most = 200;
+    begin();
+    set(SP_SETTING_freeze_micros, 20);
+    uint8_t *a = memory(1), *b = memory(1);
+    assert_true(rig_until(&r, SP_COUNTER_pages_sharing, PAGES, PAGES));
+    assert_true(rig_until(&r, SP_COUNTER_batches, 2 * PAGES / pages_at_most, UINT64_MAX));
+    assert_int_equal(wrong_pages(a, PAGES, 1) + wrong_pages(b, PAGES, 1), 0);
+    end(a, b);
+}
+
 static void test_run_2(void **state) {
     begin();
     uint8_t *a = memory(1), *b = memory(1), *zeros = memory_new(N);
@@ -385,6 +397,7 @@ int main(void) {
     require_uffd();
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_run_0),
+        cmocka_unit_test(test_freeze_micros),
         cmocka_unit_test(test_run_2),
         cmocka_unit_test(test_run_2_first),
         cmocka_unit_test(test_pages_to_scan),
