@@ -19,7 +19,9 @@ included, so what samepage needs for itself is subtracted. AnonPages + Shmem of 
 other programs move that figure too.
 
 How long a program waits for its memory meanwhile is measured in a repetition of its own, whose other figures count
-for nothing: there one process reads a word of a random page every millisecond.
+for nothing: there one process reads a word of a random page every millisecond. In another one of samepage the
+processes advise their memory one after the other, each when those before it are done, and the freezes of the last are
+looked at: then its worker and the daemon are all that works, and neither waits for a CPU.
 """
 
 import contextlib
@@ -229,6 +231,32 @@ def probe(context, w, name):
     return {"probe_us": [v / 1e3 for v in ns], "probes": n}
 
 
+def client_done(context, side, pid, pages):
+    """Waits until nearly all its pages are merged or known; what is told of it."""
+    until = time.monotonic() + context.timeout_seconds
+    while time.monotonic() < until:
+        told = json.loads(subprocess.run([context.samepage, "status", "--json", "--socket", side.target],
+                                         capture_output=True, check=True).stdout)
+        for client in (c for t in told["daemons"] for d in t["domains"] for c in d["clients"] if c["pid"] == pid):
+            c = client["counters"]
+            if client["settled"] and c["pages_merged"] + c["pages_unshared"] >= REACH * pages:
+                return client
+        time.sleep(0.05)
+    raise Failure(f"process {pid} was not merged after {context.timeout_seconds} s")
+
+
+def freezes_alone(context, w):
+    """Microseconds (p50, p99, longest) of the freezes of the process that comes last."""
+    with started(context, "samepage", w, context.mib) as (group, _):
+        for p, pid, (_, _, pages) in zip(group.workers, group.area_pids, group.areas):
+            say(p, "go")
+            expect(p, "advised")
+            freeze = client_done(context, group.side, pid, int(pages))["freeze"]
+        group.check()
+        quit_all(group.workers)
+    return {"freeze_alone_us": [freeze[k] / 1e3 for k in ("p50_ns", "p99_ns", "max_ns")]}
+
+
 def round_of(context, w, names, number):
     """One repetition on each side; the first one of a side is followed by the prober's."""
     results = {}
@@ -236,4 +264,6 @@ def round_of(context, w, names, number):
         results[name] = repetition(context, w, name)
         if number == 0 and context.probe:
             results[name] |= probe(context, w, name)
+        if name == "samepage" and w.must_reach:
+            results[name] |= freezes_alone(context, w)
     return results

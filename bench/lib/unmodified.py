@@ -5,6 +5,7 @@
     node     8 node processes that load the same data: 30,000 objects with strings and buffers
     redis    4 redis-servers with the same 60,000 values of 1,000 bytes: DEBUG POPULATE, which is zeros but for a number
     redis-text   the same with values of hexadecimal digits, as different as those of an application
+    redis-large  as redis-text with 240,000 values: about as much memory as the processes of `same` have
     guests   52 QEMU guests of 1 GB each (guests.py)
 
 The programs load, KSM being told of them by prctl(PR_SET_MEMORY_MERGE) in each, and are idle from then on. When the
@@ -16,6 +17,7 @@ three times). `saved` is what the kernel charges to these processes and the stor
 merging. In the end the programs are asked about their data: all must tell the same.
 """
 
+import concurrent.futures
 import subprocess
 import tempfile
 import time
@@ -97,6 +99,8 @@ class Node(Told):
 
 
 class Redis:
+    values_per_item = 2
+
     def __init__(self, context, directory, n):
         self.context, self.directory, self.n, self.running = context, directory, n, []
 
@@ -119,7 +123,7 @@ class Redis:
 
     def load(self):
         for i in range(self.n):
-            if self.ask(i, "debug", "populate", str(2 * self.context.items), "key", "1000") != "OK":
+            if self.ask(i, "debug", "populate", str(self.values_per_item * self.context.items), "key", "1000") != "OK":
                 raise Failure("redis-server cannot be filled: is DEBUG allowed?")
 
     def check(self):
@@ -136,9 +140,15 @@ class RedisText(Redis):
     end"""
 
     def load(self):
-        for i in range(self.n):
-            if self.ask(i, "eval", self.FILL, "0", str(2 * self.context.items)) != "":
-                raise Failure("redis-server cannot be filled")
+        values = str(self.values_per_item * self.context.items)
+        with concurrent.futures.ThreadPoolExecutor(self.n) as pool:
+            told = list(pool.map(lambda i: self.ask(i, "eval", self.FILL, "0", values), range(self.n)))
+        if any(told):
+            raise Failure("redis-server cannot be filled")
+
+
+class RedisLarge(RedisText):
+    values_per_item = 8
 
 
 # ---- the clock --------------------------------------------------------------------------------------------------

@@ -113,6 +113,8 @@ TABLE = {w.name: w for w in (
     programs("redis", "4 redis-servers with the same data", unmodified.Redis, lambda c: c.small(4), needs=REDIS),
     programs("redis-text", "4 redis-servers with the same data, of digits", unmodified.RedisText, lambda c: c.small(4),
              needs=REDIS),
+    programs("redis-large", "4 redis-servers with the same data, of digits, four times as much", unmodified.RedisLarge,
+             lambda c: c.small(4), needs=REDIS, each_mib=320),
     programs("guests", "{guests} QEMU guests of {guest_mib} MiB, all alive", guests.Guests, lambda c: c.guests,
              unmanaged=4, wanted_share=0.99, needs=("qemu-system-x86_64",), each_mib=330, longest_rounds=1,
              longest_seconds=900, mappings_per_page=4),
