@@ -111,7 +111,7 @@ def arguments(words=None):
     p.add_argument("--only", choices=list(TITLES), action="append", help="these sides only")
     p.add_argument("--limit", type=float, default=60, metavar="S", help="see --also (%(default)s)")
     p.add_argument("--timeout", type=at_least_one, default=180, metavar="S", help="for 99 %% (%(default)s)")
-    p.add_argument("--no-probe", action="store_true", help="without the repetition that times a prober's reads")
+    p.add_argument("--no-probe", action="store_true", help="without the repetitions that time a prober's reads, and freezes alone")
     p.add_argument("--no-gate", action="store_true", help="exit with 0 also when a target is missed")
     p.add_argument("--set", action="append", default=[], metavar="KEY=VALUE",
                    help="a setting of samepage's (samepage help set)")

@@ -264,6 +264,6 @@ def round_of(context, w, names, number):
         results[name] = repetition(context, w, name)
         if number == 0 and context.probe:
             results[name] |= probe(context, w, name)
-        if name == "samepage" and w.must_reach:
+        if name == "samepage" and w.must_reach and context.probe:
             results[name] |= freezes_alone(context, w)
     return results

@@ -33,7 +33,10 @@ class Results:
 
     def of_list(self, key, place):
         """Median of one of the figures in the lists of samepage's runs."""
-        return statistics.median(v[place] for v in values(self.sides["samepage"], key))
+        found = values(self.sides["samepage"], key)
+        if not found:
+            raise Missing(f"samepage has no {key}")
+        return statistics.median(v[place] for v in found)
 
 
 class Missing(Exception):
