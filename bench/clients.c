@@ -6,7 +6,8 @@
  *
  * goes through the phases below, SECONDS (2) for each that lasts, and prints one JSON object on a line for
  * each. After the phase "ready" it waits for its input to end, so that whoever started it can look at the
- * daemon (bench/scale.py does). The daemon should serve nobody else.
+ * daemon (bench/scale.py does); once there is input, its clients ask at the rate until then. The daemon
+ * should serve nobody else.
  *
  * Two kinds of load. Saturated: each client has a question under way at any moment, so that the daemon is
  * never idle; that tells its CPU for each. At a rate: as many questions in a second however many clients
@@ -14,6 +15,7 @@
  * nothing. The daemon's CPU is that of its process, by the scheduler's clock.
  */
 #include <inttypes.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -339,6 +341,23 @@ static void phase_quiet(const char *name) {
     phase_end(&p, 0, NULL);
 }
 
+static bool input_ended(int timeout_ms) {
+    struct pollfd input = {.fd = STDIN_FILENO, .events = POLLIN};
+    char c;
+    return poll(&input, 1, timeout_ms) > 0 && read(STDIN_FILENO, &c, 1) <= 0;
+}
+
+static void wait_for_end(void) {
+    if (input_ended(-1))
+        return;
+    seconds += !seconds;
+    do {
+        struct phase p = phase_begin("busy");
+        at_rate(&p, RATE, 0, act_ask);
+        crowd_wait(&crowd);
+    } while (!input_ended(0));
+}
+
 static void phase_leave(void) {
     struct phase p = phase_begin("leave");
     crowd_leave(&crowd);
@@ -394,8 +413,7 @@ int main(int argc, char **argv) {
         phases();
     printf("{\"phase\": \"ready\", \"clients\": %zu}\n", n);
     (void)fflush(stdout);
-    while (getchar() != EOF)
-        ;
+    wait_for_end();
     phase_leave();
     return 0;
 }

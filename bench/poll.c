@@ -94,16 +94,15 @@ static void curve_print(void) {
     printf("]");
 }
 
-/* What all domains have together: a benchmark's daemon serves one user, so there is one. */
-static void status_sum(const struct sp_status *s, struct sp_counters *ret_counters,
-                       struct sp_histogram *ret_freezes) {
+/* A benchmark's daemon serves one user, so there is one domain, or none yet. */
+static void status_take(const struct sp_status *s, struct sp_counters *ret_counters,
+                        struct sp_durations *ret_freezes) {
     memset(ret_counters, 0, sizeof(*ret_counters));
     memset(ret_freezes, 0, sizeof(*ret_freezes));
-    for (size_t d = 0; d < s->n_domains; d++) {
-        for (size_t c = 0; c < SP_COUNTER_COUNT; c++)
-            ret_counters->v[c] += s->domains[d].counters.v[c];
-        sp_histogram_merge(ret_freezes, &s->domains[d].freezes);
-    }
+    if (!s->n_domains)
+        return;
+    *ret_counters = s->domains[0].counters;
+    *ret_freezes = s->domains[0].freezes;
 }
 
 static bool area_open(struct area *a, char **words) {
@@ -147,14 +146,13 @@ static uint64_t counters_saved_pages(const struct sp_counters *c) {
 
 static void print_daemon(const struct sp_status *s) {
     struct sp_counters counters;
-    struct sp_histogram freezes;
-    status_sum(s, &counters, &freezes);
+    struct sp_durations freezes;
+    status_take(s, &counters, &freezes);
     printf(", \"daemon_cpu_ns\": %" PRIu64 ", \"daemon_rss_bytes\": %" PRIu64, s->daemon_cpu_ns,
            s->daemon_rss_bytes);
     printf(", \"freezes\": %" PRIu64 ", \"freeze_p50_ns\": %" PRIu64 ", \"freeze_p99_ns\": %" PRIu64
            ", \"freeze_max_ns\": %" PRIu64,
-           sp_histogram_total(&freezes), sp_histogram_percentile(&freezes, 50),
-           sp_histogram_percentile(&freezes, 99), freezes.max_ns);
+           freezes.count, freezes.p50_ns, freezes.p99_ns, freezes.max_ns);
     printf(", \"counters\": {");
     for (size_t c = 0; c < SP_COUNTER_COUNT; c++)
         printf("%s\"%s\": %" PRIu64, c ? ", " : "", sp_counter_info[c].name, counters.v[c]);
@@ -197,8 +195,8 @@ static int poll_daemon(const char *socket_path, uint64_t target_pages, uint64_t 
             return 2;
         }
         struct sp_counters counters;
-        struct sp_histogram freezes;
-        status_sum(s, &counters, &freezes);
+        struct sp_durations freezes;
+        status_take(s, &counters, &freezes);
         uint64_t saved = counters_saved_pages(&counters);
         curve_add(now_ns(CLOCK_MONOTONIC), saved, target_pages);
         if (n_areas && saved >= target_pages)

@@ -19,17 +19,23 @@ import tempfile
 import time
 
 TOP = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-TIMES = 30
+TIMES = 300
+LOOKS = ("status", "status --json", "get run")
+BUSY = ", while clients ask"
 
 
 def milliseconds(act):
-    """The median and the longest of some repetitions."""
+    """The median, the 99th percentile and the longest of some repetitions."""
     took = []
     for _ in range(TIMES):
         start = time.perf_counter()
         act()
         took.append((time.perf_counter() - start) * 1e3)
-    return statistics.median(took), max(took)
+    return spread(took)
+
+
+def spread(took):
+    return statistics.median(took), sorted(took)[len(took) * 99 // 100], max(took)
 
 
 def run_quietly(words):
@@ -72,6 +78,15 @@ def daemon(build, directory):
         process.wait()
 
 
+def look(build, socket, files, how, outside):
+    """Times everything by which one can look at the daemon."""
+    for words in LOOKS:
+        command, *more = words.split()
+        asked = [f"{build}/samepage", command, "-S", socket, *more]
+        outside[words + how] = milliseconds(lambda a=asked: run_quietly(a))
+    outside["a KSM file" + how] = spread([read_all(files) * 1e3 for _ in range(TIMES)])
+
+
 def measure(build, clients, seconds, users):
     """The phases by name, and what was timed from outside."""
     phases, outside = {}, {}
@@ -82,11 +97,10 @@ def measure(build, clients, seconds, users):
             phase = json.loads(line)
             phases[phase["phase"]] = phase
             if phase["phase"] == "ready":
-                outside["status"] = milliseconds(lambda: run_quietly([f"{build}/samepage", "status", "-S", socket]))
-                outside["status --json"] = milliseconds(
-                    lambda: run_quietly([f"{build}/samepage", "status", "--json", "-S", socket]))
-                longest = [read_all(files) * 1e3 for _ in range(TIMES)]
-                outside["a KSM file"] = statistics.median(longest), max(longest)
+                look(build, socket, files, "", outside)
+                crowd.stdin.write("busy\n")
+                crowd.stdin.flush()
+                look(build, socket, files, BUSY, outside)
                 crowd.stdin.close()
         if crowd.wait():
             sys.exit("scale: bench/clients failed")
@@ -106,7 +120,7 @@ def rows(results):
         return each(name, lambda r: "{p50_us:.0f} / {p99_us:.0f} / {max_us:.0f}".format(**r[0][name]), str)
 
     def outside(name):
-        return each(name, lambda r: "{:.2f} / {:.2f}".format(*r[1][name]), str)
+        return each(name, lambda r: "{:.2f} / {:.2f} / {:.2f}".format(*r[1][name]), str)
 
     yield "all join, ms", each("join", lambda r: r[0]["join"]["seconds"] * 1e3, "{:.1f}".format)
     yield "memory of the kernel for each, KiB", phase("kernel", "slab_kib_per_client")
@@ -124,8 +138,9 @@ def rows(results):
             name, lambda r, n=name: r[0][n]["daemon_cpu_seconds"] / r[0][n]["seconds"] * 60e3, "{:.1f}".format)
     yield "memory of the daemon, MiB", each(
         "idle", lambda r: r[0]["idle"]["daemon_rss_mib"], "{:.1f}".format)
-    for name in ("status", "status --json", "a KSM file"):
-        yield f"{name}, median / max ms", outside(name)
+    for how in ("", BUSY):
+        for name in (*LOOKS, "a KSM file"):
+            yield f"{name}{how}, p50 / p99 / max ms", outside(name + how)
     yield "all leave, ms", each("leave", lambda r: r[0]["leave"]["seconds"] * 1e3, "{:.1f}".format)
 
 

@@ -23,9 +23,12 @@ struct sp_json_out {
 void sp_json_out_begin(struct sp_json_out *o, const char *key, char bracket);
 void sp_json_out_end(struct sp_json_out *o, char bracket);
 void sp_json_out_number(struct sp_json_out *o, const char *key, uint64_t n);
+/* A name, as sp_json_name has it. */
+void sp_json_out_text(struct sp_json_out *o, const char *key, const char *text);
+void sp_json_out_bool(struct sp_json_out *o, const char *key, bool value);
 /* Any other value, which is given up. NULL, for want of memory, becomes null. */
 void sp_json_out_value(struct sp_json_out *o, const char *key, json_t *value);
-/* A newline after the document. */
+/* A newline after the document. Until then part of it may not have been written. */
 void sp_json_out_finish(struct sp_json_out *o);
 
 #endif

@@ -25,30 +25,46 @@ static char *ring_next(struct ring *r) {
     return r->text[r->next++ % 4];
 }
 
+/* n / 2^shift in tenths, rounded as printf does. */
+static uint64_t tenths(uint64_t n, unsigned shift) {
+    unsigned __int128 scaled = (unsigned __int128)n * 10;
+    uint64_t whole = (uint64_t)(scaled >> shift);
+    unsigned __int128 rest = scaled - ((unsigned __int128)whole << shift),
+                      half = (unsigned __int128)1 << shift >> 1;
+    return whole + (rest > half || (rest == half && whole & 1));
+}
+
+/* Without floating point: a status of a thousand clients has thousands of these. */
 const char *sp_text_bytes(uint64_t bytes) {
     static struct ring ring;
     static const char *const units[] = {"bytes", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"};
     char *text = ring_next(&ring);
-    double value = (double)bytes;
     size_t unit = 0;
+    if (bytes < 1024) {
+        snprintf(text, TEXT_BYTES, "%u bytes", (unsigned)bytes);
+        return text;
+    }
     /* 1023.95 would be printed as 1024.0. */
-    for (; value >= 1023.95 && unit + 1 < sizeof units / sizeof *units; unit++)
-        value /= 1024;
-    snprintf(text, TEXT_BYTES, unit ? "%.1f %s" : "%.0f %s", value, units[unit]);
+    while (unit == 0 ||
+           (tenths(bytes, (unsigned)unit * 10) >= 10240 && unit + 1 < sizeof units / sizeof *units))
+        unit++;
+    uint64_t value = tenths(bytes, (unsigned)unit * 10);
+    snprintf(text, TEXT_BYTES, "%u.%u %s", (unsigned)(value / 10), (unsigned)(value % 10), units[unit]);
     return text;
 }
 
 const char *sp_text_number(uint64_t n) {
     static struct ring ring;
-    char digits[24], *text = ring_next(&ring), *to = text;
-    int length = snprintf(digits, sizeof digits, "%llu", (unsigned long long)n);
-    for (int i = 0; i < length; i++) {
-        if (i && (length - i) % 3 == 0)
-            *to++ = ',';
-        *to++ = digits[i];
-    }
+    char *to = ring_next(&ring) + TEXT_BYTES - 1;
+    unsigned digits = 0;
     *to = 0;
-    return text;
+    do {
+        if (digits && digits % 3 == 0)
+            *--to = ',';
+        *--to = (char)('0' + n % 10);
+        digits++;
+    } while (n /= 10);
+    return to;
 }
 
 const char *sp_text_duration(uint64_t ns) {
@@ -91,8 +107,11 @@ json_t *sp_json_setting(size_t setting, uint64_t value) {
 }
 
 static bool want_colour(void) {
+    static int wanted = -1;
     const char *no = getenv("NO_COLOR"), *term = getenv("TERM");
-    return isatty(STDOUT_FILENO) && !(no && *no) && term && strcmp(term, "dumb") != 0;
+    if (wanted < 0)
+        wanted = isatty(STDOUT_FILENO) && !(no && *no) && term && strcmp(term, "dumb") != 0;
+    return wanted;
 }
 
 void sp_print_coloured(enum sp_colour colour, int width, const char *text) {

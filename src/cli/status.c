@@ -4,20 +4,16 @@
  * comes from the table of counters, so a new counter appears here, and in --json, by itself.
  */
 #include <errno.h>
-#include <jansson.h>
-#include <pwd.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "cli/cli.h"
-#include "cli/json_out.h"
 #include "cli/ksm_stat.h"
 #include "cli/mappings.h"
 #include "cli/output.h"
 #include "cli/places.h"
 #include "cli/status.h"
-#include "merge/engine.h"
 #include "wire/control.h"
 
 #define ANSWER_MS 3000
@@ -49,165 +45,6 @@ const struct sp_command sp_command_status = {
     .main = status_main,
 };
 
-/* --- Text --------------------------------------------------------------------------------------------- */
-
-static const char *text_value(const struct sp_counter_info *info, uint64_t value) {
-    if (!strcmp(info->unit, "bytes"))
-        return sp_text_bytes(value);
-    if (!strcmp(info->unit, "ns"))
-        return sp_text_seconds(value);
-    return sp_text_number(value);
-}
-
-static void print_row(const char *name, const char *value, const char *meaning) {
-    printf("  %-18s %14s  %s\n", name, value, meaning);
-}
-
-static void print_freezes(const struct sp_histogram *h) {
-    printf("  freeze time        p50 %s, p99 %s, max %s (%s freezes)\n",
-           sp_text_duration(sp_histogram_percentile(h, 50)), sp_text_duration(sp_histogram_percentile(h, 99)),
-           sp_text_duration(h->max_ns), sp_text_number(sp_histogram_total(h)));
-}
-
-const char *sp_status_state_text(uint32_t state) {
-    if (state == UINT32_MAX)
-        return "ended; its children still hold its pages";
-    /* A state of a client that is newer than we are has no text. */
-    return sp_engine_state_text((enum sp_engine_state)state);
-}
-
-static void print_clients(const struct sp_status_domain *d) {
-    if (!d->n_clients)
-        return;
-    printf("\n  %8s %-15s %10s %10s %11s %8s  %s\n", "PID", "NAME", "REGISTERED", "RESIDENT", "EVER MERGED",
-           "CPU", "STATE");
-    for (size_t i = 0; i < d->n_clients; i++) {
-        const struct sp_status_client *c = &d->clients[i];
-        const uint64_t *v = c->counters.v;
-        printf("  %8d %-15.15s %10s %10s %11s %8s  %s\n", (int)c->pid, c->name,
-               sp_text_bytes(v[SP_COUNTER_registered_bytes]),
-               sp_text_bytes(v[SP_COUNTER_resident_pages] * SP_PAGE_SIZE),
-               sp_text_bytes(v[SP_COUNTER_pages_merged] * SP_PAGE_SIZE),
-               sp_text_seconds(v[SP_COUNTER_cpu_ns]), sp_status_state_text(c->state));
-    }
-}
-
-/* Those that somebody has changed. */
-static void print_settings(const struct sp_settings *s) {
-    for (size_t i = 0; i < SP_SETTING_COUNT; i++)
-        if (s->v[i] != sp_setting_info[i].value_default)
-            print_row(sp_setting_info[i].name,
-                      sp_setting_names(i) ? sp_setting_text(i, s->v[i]).text : sp_text_number(s->v[i]),
-                      sp_setting_info[i].meaning);
-}
-
-static void print_domain(const struct sp_status_domain *d) {
-    const struct passwd *user = getpwuid(d->uid);
-    char title[128];
-    snprintf(title, sizeof title, "domain of %s (uid %u)", user ? user->pw_name : "a user without a name",
-             (unsigned)d->uid);
-    printf("\n");
-    sp_print_coloured(SP_BOLD, 0, title);
-    printf(": %s saved now, %s at peak\n", sp_text_bytes(d->saved_bytes), sp_text_bytes(d->saved_peak_bytes));
-    print_freezes(&d->freezes);
-    print_row("store", sp_text_bytes(d->store_bytes), "memory that holds the shared pages");
-    print_row("general_profit", sp_text_bytes(sp_counters_general_profit(&d->counters)),
-              "saved bytes less our own memory");
-    for (size_t i = 0; i < SP_COUNTER_COUNT; i++)
-        print_row(sp_counter_info[i].name, text_value(&sp_counter_info[i], d->counters.v[i]),
-                  sp_counter_info[i].meaning);
-    if (d->families_waiting)
-        print_row("families_waiting", sp_text_number(d->families_waiting),
-                  "ended clients whose children still hold shared pages");
-    print_settings(&d->settings);
-    print_clients(d);
-}
-
-static void print_status(const struct sp_socket_place *place, const struct sp_status *s) {
-    sp_print_coloured(SP_BOLD, 0, place->private ? "private samepaged" : "samepaged");
-    printf(" at %s: process %d, up %s, %s CPU, %s resident\n", place->path, (int)s->daemon_pid,
-           sp_text_duration(s->uptime_ns), sp_text_seconds(s->daemon_cpu_ns),
-           sp_text_bytes(s->daemon_rss_bytes));
-    if (!s->n_domains)
-        printf("\nno domain yet: no program has connected\n");
-    for (size_t i = 0; i < s->n_domains; i++)
-        print_domain(&s->domains[i]);
-}
-
-/* --- JSON --------------------------------------------------------------------------------------------- */
-
-/* Those of a domain are all of them; a client has none of the index's. */
-static void out_counters(struct sp_json_out *o, const struct sp_counters *c, bool domain) {
-    sp_json_out_begin(o, "counters", '{');
-    for (size_t i = 0; i < SP_COUNTER_COUNT; i++)
-        if (domain || sp_counter_info[i].owner == SP_COUNTER_CLIENT)
-            sp_json_out_number(o, sp_counter_info[i].name, c->v[i]);
-    sp_json_out_end(o, '}');
-}
-
-static void out_freezes(struct sp_json_out *o, const struct sp_histogram *h) {
-    sp_json_out_begin(o, "freeze", '{');
-    sp_json_out_number(o, "count", sp_histogram_total(h));
-    sp_json_out_number(o, "p50_ns", sp_histogram_percentile(h, 50));
-    sp_json_out_number(o, "p99_ns", sp_histogram_percentile(h, 99));
-    sp_json_out_number(o, "max_ns", h->max_ns);
-    sp_json_out_end(o, '}');
-}
-
-static json_t *json_settings(const struct sp_settings *s) {
-    json_t *o = json_object();
-    for (size_t i = 0; i < SP_SETTING_COUNT; i++)
-        json_object_set_new(o, sp_setting_info[i].name, sp_json_setting(i, s->v[i]));
-    return o;
-}
-
-static void out_client(struct sp_json_out *o, const struct sp_status_client *c) {
-    sp_json_out_begin(o, NULL, '{');
-    sp_json_out_number(o, "pid", (uint64_t)c->pid);
-    sp_json_out_value(o, "name", sp_json_name(c->name));
-    sp_json_out_value(o, "state", json_string(sp_status_state_text(c->state)));
-    sp_json_out_value(o, "settled", json_boolean(c->settled));
-    out_counters(o, &c->counters, false);
-    out_freezes(o, &c->freezes);
-    sp_json_out_end(o, '}');
-}
-
-static void out_domain(struct sp_json_out *o, const struct sp_status_domain *d) {
-    sp_json_out_begin(o, NULL, '{');
-    sp_json_out_number(o, "uid", d->uid);
-    sp_json_out_number(o, "saved_bytes", d->saved_bytes);
-    sp_json_out_number(o, "saved_peak_bytes", d->saved_peak_bytes);
-    sp_json_out_number(o, "store_bytes", d->store_bytes);
-    sp_json_out_number(o, "families_waiting", d->families_waiting);
-    sp_json_out_number(o, "general_profit", sp_counters_general_profit(&d->counters));
-    out_counters(o, &d->counters, true);
-    out_freezes(o, &d->freezes);
-    sp_json_out_value(o, "settings", json_settings(&d->settings));
-    sp_json_out_begin(o, "clients", '[');
-    for (size_t i = 0; i < d->n_clients; i++)
-        out_client(o, &d->clients[i]);
-    sp_json_out_end(o, ']');
-    sp_json_out_end(o, '}');
-}
-
-static void out_status(struct sp_json_out *o, const struct sp_socket_place *place,
-                       const struct sp_status *s) {
-    sp_json_out_begin(o, NULL, '{');
-    sp_json_out_value(o, "socket", sp_json_name(place->path));
-    sp_json_out_value(o, "private", json_boolean(place->private));
-    sp_json_out_number(o, "pid", (uint64_t)s->daemon_pid);
-    sp_json_out_number(o, "cpu_ns", s->daemon_cpu_ns);
-    sp_json_out_number(o, "rss_bytes", s->daemon_rss_bytes);
-    sp_json_out_number(o, "uptime_ns", s->uptime_ns);
-    sp_json_out_begin(o, "domains", '[');
-    for (size_t i = 0; i < s->n_domains; i++)
-        out_domain(o, &s->domains[i]);
-    sp_json_out_end(o, ']');
-    sp_json_out_end(o, '}');
-}
-
-/* --- Asking ------------------------------------------------------------------------------------------- */
-
 struct report {
     bool json;
     struct sp_json_out out; /* for --json */
@@ -221,11 +58,11 @@ static void show(struct report *r, const struct sp_socket_place *place, const st
             sp_json_out_begin(&r->out, NULL, '{');
             sp_json_out_begin(&r->out, "daemons", '[');
         }
-        out_status(&r->out, place, s);
+        sp_status_json(&r->out, place, s);
     } else {
         if (r->answered)
             printf("\n");
-        print_status(place, s);
+        sp_status_text(place, s);
     }
     r->answered++;
 }

@@ -109,7 +109,7 @@ static void set_client(struct sp_top_row *row, const struct sp_status_domain *d,
                                .resident_bytes = v[SP_COUNTER_resident_pages] * SP_PAGE_SIZE,
                                .shared_bytes = c->shared_pages * SP_PAGE_SIZE,
                                .saved_bytes = saved_part(d, c),
-                               .p99_ns = sp_histogram_percentile(&c->freezes, 99),
+                               .p99_ns = c->freezes.p99_ns,
                                .max_ns = c->freezes.max_ns,
                                .broken = v[SP_COUNTER_pages_broken],
                                .cpu_ns = v[SP_COUNTER_cpu_ns],
@@ -126,7 +126,7 @@ static void set_domain(struct sp_top_row *row, const struct sp_status_domain *d)
                                .shared_bytes =
                                    (v[SP_COUNTER_pages_shared] + v[SP_COUNTER_pages_sharing]) * SP_PAGE_SIZE,
                                .saved_bytes = d->saved_bytes,
-                               .p99_ns = sp_histogram_percentile(&d->freezes, 99),
+                               .p99_ns = d->freezes.p99_ns,
                                .max_ns = d->freezes.max_ns,
                                .broken_per_s = d->n_clients ? NAN : 0,
                                .cpu_percent = d->n_clients ? NAN : 0};

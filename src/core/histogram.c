@@ -52,8 +52,9 @@ uint64_t sp_histogram_total(const struct sp_histogram *h) {
     return total;
 }
 
-uint64_t sp_histogram_percentile(const struct sp_histogram *h, double percent) {
-    double wanted = (double)sp_histogram_total(h) * percent / 100;
+/* Of `total` durations in it. */
+static uint64_t percentile(const struct sp_histogram *h, uint64_t total, double percent) {
+    double wanted = (double)total * percent / 100;
     uint64_t seen = 0;
     for (unsigned i = 0; i < SP_HISTOGRAM_BUCKETS; i++) {
         seen += h->count[i];
@@ -63,4 +64,18 @@ uint64_t sp_histogram_percentile(const struct sp_histogram *h, double percent) {
         }
     }
     return h->max_ns;
+}
+
+uint64_t sp_histogram_percentile(const struct sp_histogram *h, double percent) {
+    return percentile(h, sp_histogram_total(h), percent);
+}
+
+struct sp_durations sp_histogram_durations(const struct sp_histogram *h) {
+    uint64_t count = sp_histogram_total(h);
+    if (!count)
+        return (struct sp_durations){0};
+    return (struct sp_durations){.count = count,
+                                 .p50_ns = percentile(h, count, 50),
+                                 .p99_ns = percentile(h, count, 99),
+                                 .max_ns = h->max_ns};
 }

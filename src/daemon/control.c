@@ -173,6 +173,15 @@ static void set_all(struct service *service, const struct sp_settings_change *c)
         domain_set(d, c);
 }
 
+void control_get(struct session *s, uint32_t sequence) {
+    const struct domain *d = service_domain_find(s->all->service, s->uid);
+    struct sp_settings settings = d ? policy_settings(d) : s->all->service->settings;
+    struct sp_wire_settings m = {.number = d ? d->settings_number : 1};
+    sp_wire_header_init(&m.header, SP_WIRE_SETTINGS, sizeof m, sequence);
+    memcpy(m.settings, settings.v, sizeof m.settings);
+    session_send(s, &m, sizeof m, -1);
+}
+
 bool control_controls(uid_t uid) {
     return uid == 0 || uid == geteuid();
 }

@@ -411,6 +411,7 @@ void member_gone(struct member *m, uint64_t now_ns) {
         m->state = SP_WIRE_STATE_FAMILY;
     memset(&m->counters, 0, sizeof m->counters);
     memset(&m->freezes, 0, sizeof m->freezes);
+    m->durations = (struct sp_durations){0};
     d->connected--;
     d->service->shares_ns = 0;
     d->waiting++;
@@ -481,6 +482,7 @@ void member_report(struct member *m, const struct sp_wire_report *report, uint64
     m->reported_ns = now_ns;
     sp_counters_add(&d->sum, &m->counters);
     m->freezes = report->freezes;
+    m->durations = sp_histogram_durations(&m->freezes);
     m->state = report->state;
     bool waiting = m->hints && !sp_hint_queue_empty(m->hints);
     m->settled = report->settled && !waiting && report->hints == m->hints_sent;

@@ -41,6 +41,8 @@ struct member {
     struct sp_counters counters; /* as last reported */
     uint64_t reported_ns;        /* when that was; 0: not yet */
     struct sp_histogram freezes;
+    struct sp_durations
+        durations; /* of freezes: a status is asked for with all of them, a report brings one */
     struct sp_allowance allowance;
     struct family family;
     RB_ENTRY(member) looks_link; /* in service.looks, where `looks_in` */
@@ -60,7 +62,7 @@ struct domain {
     struct sp_key key;
     struct sp_settings settings;
     uint32_t settings_number; /* another one each time that its clients are to be told others; never 0 */
-    uint64_t shares;          /* among how many clients pages_to_scan was divided when they were told */
+    uint64_t shares;          /* among how many clients bounds were divided when they were told */
     uint64_t shares_ns;       /* when that may be done anew */
     struct sp_domain *index;
     struct store store;

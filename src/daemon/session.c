@@ -399,6 +399,10 @@ static void on_set(struct session *s, struct request *q) {
     send_result(s, q, control_set(s, q->message));
 }
 
+static void on_get(struct session *s, struct request *q) {
+    control_get(s, sequence_of(q));
+}
+
 static int view_new(struct session *s, int fuse_fd) {
     if (s->has_view)
         return -EBUSY;
@@ -423,7 +427,7 @@ static const struct {
     [SP_WIRE_RELEASE] = {on_release, false}, [SP_WIRE_SEGMENT] = {on_segment, false},
     [SP_WIRE_REPORT] = {on_report, false},   [SP_WIRE_UFFD_ENABLE] = {on_uffd_enable, false},
     [SP_WIRE_STATUS] = {on_status, true},    [SP_WIRE_SET] = {on_set, true},
-    [SP_WIRE_FILES] = {on_files, true},
+    [SP_WIRE_FILES] = {on_files, true},      [SP_WIRE_GET] = {on_get, true},
 };
 
 /* A message of `bytes` lies in the shared buffer. */

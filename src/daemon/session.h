@@ -56,7 +56,7 @@ struct session {
     struct output *queue, **queue_end;
     size_t queued; /* messages */
     bool ended;
-    bool has_view; /* it has handed over its mount */
+    bool has_view;   /* it has handed over its mount */
     uint32_t events; /* that the loop waits for */
 };
 
@@ -94,6 +94,8 @@ SP_WARN_UNUSED int control_change(struct sessions *all, uid_t uid, pid_t pid, co
                                   const struct sp_settings_change *c);
 /* The same, as SET asks for it. */
 SP_WARN_UNUSED int control_set(struct session *s, const struct sp_wire_set *m);
+/* Answers GET. */
+void control_get(struct session *s, uint32_t sequence);
 /* The settings by which each client of the domain is to work. */
 void control_settings(const struct domain *d, struct sp_settings *ret_settings);
 /* The advisor has another advice for the domain: its clients are told. */

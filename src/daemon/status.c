@@ -29,6 +29,7 @@ static void send_daemon(struct session *s, uint32_t sequence) {
 }
 
 static void send_domain(struct session *s, uint32_t sequence, struct domain *d) {
+    struct sp_histogram freezes;
     domain_note_saved(d);
     struct sp_wire_status_domain m = {.uid = d->uid,
                                       .n_clients = (uint32_t)(d->connected + d->waiting),
@@ -39,7 +40,8 @@ static void send_domain(struct session *s, uint32_t sequence, struct domain *d) 
     struct sp_settings settings = policy_settings(d);
     memcpy(m.settings, settings.v, sizeof m.settings);
     sp_wire_header_init(&m.header, SP_WIRE_STATUS_DOMAIN, sizeof m, sequence);
-    domain_counters(d, &m.counters, &m.freezes);
+    domain_counters(d, &m.counters, &freezes);
+    m.freezes = sp_histogram_durations(&freezes);
     m.saved_bytes = sp_counters_saved_bytes(&m.counters);
     session_send(s, &m, sizeof m, -1);
 }
@@ -49,20 +51,33 @@ static uint64_t uptime_at(const struct session *s, uint64_t ns) {
     return ns ? ns - s->all->started_ns : 0;
 }
 
-static void send_client(struct session *s, uint32_t sequence, const struct member *member) {
-    struct sp_wire_status_client m = {.pid = (uint32_t)member->pid,
-                                      .state = member->state,
-                                      .settled = member->settled,
-                                      .settings_number = member->settings_obeyed,
-                                      .client = member->client,
-                                      .reported_ns = uptime_at(s, member->reported_ns),
-                                      .shared_pages =
-                                          sp_domain_client_references(member->domain->index, member->client),
-                                      .counters = member->counters,
-                                      .freezes = member->freezes};
-    sp_wire_header_init(&m.header, SP_WIRE_STATUS_CLIENT, sizeof m, sequence);
+static struct sp_wire_client client_of(const struct session *s, const struct member *member) {
+    struct sp_wire_client m = {.pid = (uint32_t)member->pid,
+                               .state = member->state,
+                               .settled = member->settled,
+                               .settings_number = member->settings_obeyed,
+                               .client = member->client,
+                               .reported_ns = uptime_at(s, member->reported_ns),
+                               .shared_pages =
+                                   sp_domain_client_references(member->domain->index, member->client),
+                               .counters = member->counters,
+                               .freezes = member->durations};
     memcpy(m.name, member->name, sizeof m.name);
-    session_send(s, &m, sizeof m, -1);
+    return m;
+}
+
+/* As many as one message holds, from `m` on. Returns the next one. */
+static const struct member *send_clients(struct session *s, uint32_t sequence, const struct member *m) {
+    _Alignas(8) uint8_t
+        buffer[sizeof(struct sp_wire_status_clients) + SP_WIRE_CLIENTS_MAX * sizeof(struct sp_wire_client)];
+    struct sp_wire_status_clients *clients = (struct sp_wire_status_clients *)buffer;
+    clients->n = clients->reserved = 0;
+    for (; m && clients->n < SP_WIRE_CLIENTS_MAX; m = m->next)
+        clients->client[clients->n++] = client_of(s, m);
+    size_t bytes = sizeof *clients + clients->n * sizeof clients->client[0];
+    sp_wire_header_init(&clients->header, SP_WIRE_STATUS_CLIENTS, bytes, sequence);
+    session_send(s, clients, bytes, -1);
+    return m;
 }
 
 void session_send_status(struct session *s, uint32_t sequence) {
@@ -71,13 +86,11 @@ void session_send_status(struct session *s, uint32_t sequence) {
         if (!visible(s, d))
             continue;
         send_domain(s, sequence, d);
-        for (const struct member *m = d->members, *next; m; m = next) {
-            next = m->next;
-            send_client(s, sequence, m);
-            /* With this session its own member went, which may be the next one. */
-            if (s->ended)
-                return;
-        }
+        /* With this session its own member goes, which may be the next one. */
+        for (const struct member *m = d->members; m && !s->ended;)
+            m = send_clients(s, sequence, m);
+        if (s->ended)
+            return;
     }
     struct sp_wire_empty end;
     sp_wire_header_init(&end.header, SP_WIRE_STATUS_END, sizeof end, sequence);

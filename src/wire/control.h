@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * Asking a daemon for its status, and setting it: what `samepage status`, `get`, `set` and their kind use,
- * and
- * `--summary`. A caller's view of the control messages; malloc is fine here.
+ * `--summary`, and /dev/ksm. A caller's view of the control messages. Only the status takes memory (malloc).
  */
 #ifndef SP_WIRE_CONTROL_H
 #define SP_WIRE_CONTROL_H
@@ -25,14 +24,14 @@ struct sp_status_client {
     uint64_t reported_ns;     /* when it reported the counters, by uptime_ns; 0: it has not yet */
     uint64_t shared_pages;    /* in the store, mapped by it or by children of its family */
     struct sp_counters counters;
-    struct sp_histogram freezes;
+    struct sp_durations freezes;
 };
 
 struct sp_status_domain {
     uid_t uid;
     struct sp_counters counters; /* domain values, clients' values summed, gone clients' totals included where
                                     they only grow */
-    struct sp_histogram freezes;
+    struct sp_durations freezes;
     uint64_t saved_bytes, saved_peak_bytes;
     uint64_t store_bytes; /* memory the store holds */
     struct sp_settings settings;
@@ -72,6 +71,10 @@ static inline bool sp_status_obeys(const struct sp_status_client *c, uint32_t se
  */
 SP_WARN_UNUSED int sp_control_set(const char *socket_path, int timeout_ms, const uid_t *uid,
                                   const struct sp_settings_change *change);
+
+/* The settings of the caller's domain; where there is none yet those that it would begin with. As
+ * sp_control_status. *ret_settings is untouched on failure. */
+SP_WARN_UNUSED int sp_control_get(const char *socket_path, int timeout_ms, struct sp_settings *ret_settings);
 
 /*
  * Has the daemon serve the files of KSM at a descriptor of /dev/fuse that is mounted somewhere, What is read

@@ -20,6 +20,9 @@ _Static_assert(sizeof(struct sp_wire_answer) == 16, "layout");
 _Static_assert(sizeof(struct sp_wire_hint) == 72, "layout");
 _Static_assert(SP_WIRE_TO_DAEMON_MAX <= (size_t)136 * 1024, "fits SP_SOCKET_MESSAGE_MAX");
 _Static_assert(SP_WIRE_TO_CLIENT_MAX >= sizeof(struct sp_wire_status_domain), "fits the client's buffer");
+_Static_assert(SP_WIRE_TO_CLIENT_MAX >= sizeof(struct sp_wire_status_clients) +
+                                            SP_WIRE_CLIENTS_MAX * sizeof(struct sp_wire_client),
+               "the same");
 _Static_assert(SP_WIRE_TO_CLIENT_MAX >= sizeof(struct sp_wire_hints) + SP_WIRE_HINTS_MAX * 72, "the same");
 
 /* Returns NULL, or what is wrong. */
@@ -263,8 +266,7 @@ static const char *check_status_domain(const void *message, size_t bytes, size_t
     return check_values(m->settings_number, m->reserved, m->settings);
 }
 
-static const char *check_status_client(const void *message, size_t bytes, size_t n_fds) {
-    const struct sp_wire_status_client *m = message;
+static const char *check_client(const struct sp_wire_client *m) {
     if (m->state >= SP_WIRE_STATES_MAX && m->state != SP_WIRE_STATE_FAMILY)
         return bad_state;
     if (m->settled > 1)
@@ -272,6 +274,18 @@ static const char *check_status_client(const void *message, size_t bytes, size_t
     if (m->reserved)
         return bad_reserved;
     return text_ok(m->name, sizeof m->name) ? NULL : bad_text;
+}
+
+static const char *check_status_clients(const void *message, size_t bytes, size_t n_fds) {
+    const struct sp_wire_status_clients *m = message;
+    if (m->reserved)
+        return bad_reserved;
+    if (!count_ok(bytes, sizeof *m, m->n, sizeof m->client[0], SP_WIRE_CLIENTS_MAX))
+        return bad_count;
+    const char *reason = NULL;
+    for (size_t i = 0; !reason && i < m->n; i++)
+        reason = check_client(&m->client[i]);
+    return reason;
 }
 
 /* A type with a fixed size, and one with a counted part. */
@@ -295,6 +309,7 @@ static const struct type_info types[] = {
     FIXED(UFFD_ENABLE, SP_WIRE_TO_DAEMON, sp_wire_empty, 1, 1, NULL),
     FIXED(FILES, SP_WIRE_TO_DAEMON, sp_wire_empty, 1, 1, NULL),
     FIXED(STATUS, SP_WIRE_TO_DAEMON, sp_wire_empty, 0, 0, NULL),
+    FIXED(GET, SP_WIRE_TO_DAEMON, sp_wire_empty, 0, 0, NULL),
     FIXED(SET, SP_WIRE_TO_DAEMON, sp_wire_set, 0, 0, check_set),
     FIXED(WELCOME, SP_WIRE_TO_CLIENT, sp_wire_welcome, 0, 1, check_welcome),
     COUNTED(ANSWERS, SP_WIRE_TO_CLIENT, sp_wire_answers, SP_WIRE_QUERIES_MAX, sizeof(struct sp_wire_answer),
@@ -309,7 +324,8 @@ static const struct type_info types[] = {
     FIXED(REFUSED, SP_WIRE_TO_CLIENT, sp_wire_refused, 0, 0, check_refused),
     FIXED(STATUS_DAEMON, SP_WIRE_TO_CLIENT, sp_wire_status_daemon, 0, 0, check_status_daemon),
     FIXED(STATUS_DOMAIN, SP_WIRE_TO_CLIENT, sp_wire_status_domain, 0, 0, check_status_domain),
-    FIXED(STATUS_CLIENT, SP_WIRE_TO_CLIENT, sp_wire_status_client, 0, 0, check_status_client),
+    COUNTED(STATUS_CLIENTS, SP_WIRE_TO_CLIENT, sp_wire_status_clients, SP_WIRE_CLIENTS_MAX,
+            sizeof(struct sp_wire_client), 0, check_status_clients),
     FIXED(STATUS_END, SP_WIRE_TO_CLIENT, sp_wire_empty, 0, 0, NULL),
     FIXED(SETTINGS, SP_WIRE_TO_CLIENT, sp_wire_settings, 0, 0, check_settings),
 };

@@ -8,9 +8,9 @@
  * counts fit the size, pages and store runs are in range, reserved fields are 0, strings are terminated.
  *
  * Every request is answered by exactly one message that carries the request's sequence number (STATUS: by a
- * series that ends with STATUS_END), so that requests may be sent ahead. HINT, PAUSE, SETTINGS and REFUSED
- * come unasked, with sequence 0. Layouts, the counters' table and the settings' table are part of the
- * version.
+ * series that ends with STATUS_END), so that requests may be sent ahead. HINT, PAUSE, REFUSED and, but for
+ * GET, SETTINGS come unasked, with sequence 0. Layouts, the counters' table and the settings' table are part
+ * of the version.
  */
 #ifndef SP_WIRE_MESSAGE_H
 #define SP_WIRE_MESSAGE_H
@@ -22,13 +22,14 @@
 #include "core/types.h"
 
 #define SP_WIRE_MAGIC   UINT32_C(0x47504d53) /* "SMPG" */
-#define SP_WIRE_VERSION 5
+#define SP_WIRE_VERSION 6
 
 /* Most of everything that comes in numbers, in one message. */
 #define SP_WIRE_QUERIES_MAX SP_WINDOW_PAGES
 #define SP_WIRE_PUBLISH_MAX 32
 #define SP_WIRE_RUNS_MAX    512
 #define SP_WIRE_HINTS_MAX   64
+#define SP_WIRE_CLIENTS_MAX 24
 #define SP_WIRE_NAME_BYTES  16
 #define SP_WIRE_TEXT_BYTES  112
 #define SP_WIRE_STATES_MAX  64
@@ -51,9 +52,10 @@ enum sp_wire_type {
     SP_WIRE_SEGMENT = 6,     /* SEGMENT_FD */
     SP_WIRE_REPORT = 7,      /* REPORTED */
     SP_WIRE_UFFD_ENABLE = 8, /* with a userfaultfd; RESULT */
-    SP_WIRE_STATUS = 9,      /* STATUS_DAEMON, (STATUS_DOMAIN, STATUS_CLIENT...)..., STATUS_END */
+    SP_WIRE_STATUS = 9,      /* STATUS_DAEMON, (STATUS_DOMAIN, STATUS_CLIENTS...)..., STATUS_END */
     SP_WIRE_SET = 10,        /* RESULT */
     SP_WIRE_FILES = 11,      /* with a descriptor of /dev/fuse that is mounted; RESULT */
+    SP_WIRE_GET = 12,        /* SETTINGS: those of the sender's domain, or of one that it would get */
     /* daemon to client */
     SP_WIRE_WELCOME = 32, /* with /dev/userfaultfd where the daemon has it */
     SP_WIRE_ANSWERS = 33,
@@ -66,9 +68,10 @@ enum sp_wire_type {
     SP_WIRE_REFUSED = 40, /* the last message of a session that the daemon ends, where it can still be sent */
     SP_WIRE_STATUS_DAEMON = 41,
     SP_WIRE_STATUS_DOMAIN = 42,
-    SP_WIRE_STATUS_CLIENT = 43,
+    SP_WIRE_STATUS_CLIENTS = 43,
     SP_WIRE_STATUS_END = 44,
-    SP_WIRE_SETTINGS = 45, /* unasked: they are others than in WELCOME, or in the last such message */
+    SP_WIRE_SETTINGS =
+        45, /* unasked: they are others than in WELCOME, or in the last such message; answer to GET */
 };
 
 struct sp_wire_header {
@@ -245,7 +248,7 @@ struct sp_wire_refused {
     char text[SP_WIRE_TEXT_BYTES]; /* English, for people */
 };
 
-/* UFFD_ENABLE, STATUS, FILES, STATUS_END. */
+/* UFFD_ENABLE, STATUS, FILES, GET, STATUS_END. */
 struct sp_wire_empty {
     struct sp_wire_header header;
 };
@@ -265,7 +268,7 @@ struct sp_wire_status_daemon {
 struct sp_wire_status_domain {
     struct sp_wire_header header;
     uint32_t uid;
-    uint32_t n_clients; /* how many STATUS_CLIENT follow, before the next domain */
+    uint32_t n_clients; /* how many there are in the STATUS_CLIENTS that follow, before the next domain */
     uint64_t saved_bytes;
     uint64_t saved_peak_bytes;
     uint64_t store_bytes;
@@ -274,11 +277,10 @@ struct sp_wire_status_domain {
     uint32_t reserved;
     uint64_t settings[SP_SETTING_COUNT];
     struct sp_counters counters;
-    struct sp_histogram freezes;
+    struct sp_durations freezes;
 };
 
-struct sp_wire_status_client {
-    struct sp_wire_header header;
+struct sp_wire_client {
     uint32_t pid;
     uint32_t state; /* enum sp_engine_state, or SP_WIRE_STATE_FAMILY */
     uint32_t settled;
@@ -289,7 +291,16 @@ struct sp_wire_status_client {
     uint64_t shared_pages; /* that it, or a child of its family, maps from the store */
     char name[SP_WIRE_NAME_BYTES];
     struct sp_counters counters;
-    struct sp_histogram freezes;
+    struct sp_durations freezes;
+};
+
+/* Many in one: with a thousand clients a message for each would fill the socket again and again, and each
+ * time both sides wait for the scheduler. */
+struct sp_wire_status_clients {
+    struct sp_wire_header header;
+    uint32_t n;
+    uint32_t reserved;
+    struct sp_wire_client client[];
 };
 
 /* Longest message to a client: its receive buffer. */

@@ -67,6 +67,11 @@ static void percentiles_are_accurate(void **state) {
         assert_true(said - exact <= exact / 8);
     }
     assert_true(sp_histogram_percentile(&a, 100) == a.max_ns);
+    struct sp_durations d = sp_histogram_durations(&a);
+    assert_true(d.count == VALUES && d.max_ns == a.max_ns);
+    assert_true(d.p50_ns == sp_histogram_percentile(&a, 50) && d.p99_ns == sp_histogram_percentile(&a, 99));
+    d = sp_histogram_durations(&(struct sp_histogram){0});
+    assert_true(!d.count && !d.p50_ns && !d.p99_ns && !d.max_ns);
 }
 
 static void counts_do_not_wrap(void **state) {

@@ -61,17 +61,24 @@ static void send_domain(int fd, uint32_t uid, uint32_t n_clients) {
     send_message(fd, &m, sizeof m);
 }
 
-static void send_client(int fd, uint32_t pid) {
-    struct sp_wire_status_client m = {.pid = pid,
-                                      .state = 1,
-                                      .settled = 1,
-                                      .settings_number = 4,
-                                      .client = 7,
-                                      .reported_ns = 8,
-                                      .shared_pages = 9,
-                                      .name = "someone"};
-    sp_wire_header_init(&m.header, SP_WIRE_STATUS_CLIENT, sizeof m, 1);
-    send_message(fd, &m, sizeof m);
+/* Processes from `pid` on. */
+static void send_clients(int fd, uint32_t pid, uint32_t n) {
+    _Alignas(8) uint8_t buffer[SP_WIRE_TO_CLIENT_MAX];
+    struct sp_wire_status_clients *m = (struct sp_wire_status_clients *)buffer;
+    size_t bytes = sizeof *m + n * sizeof m->client[0];
+    *m = (struct sp_wire_status_clients){.n = n};
+    for (uint32_t i = 0; i < n; i++)
+        m->client[i] = (struct sp_wire_client){.pid = pid + i,
+                                               .state = 1,
+                                               .settled = 1,
+                                               .settings_number = 4,
+                                               .client = 7,
+                                               .reported_ns = 8,
+                                               .shared_pages = 9,
+                                               .name = "someone",
+                                               .freezes = {1, 2, 3, 4}};
+    sp_wire_header_init(&m->header, SP_WIRE_STATUS_CLIENTS, bytes, 1);
+    send_message(fd, m, bytes);
 }
 
 static void send_end(int fd) {
@@ -82,9 +89,9 @@ static void send_end(int fd) {
 
 static void play_right(int fd) {
     send_daemon(fd, 2);
-    send_domain(fd, 0, 2);
-    send_client(fd, 100);
-    send_client(fd, 101);
+    send_domain(fd, 0, 3);
+    send_clients(fd, 100, 1);
+    send_clients(fd, 101, 2);
     send_domain(fd, 1000, 0);
     send_end(fd);
 }
@@ -96,16 +103,16 @@ static void play_no_daemon(int fd) {
 
 static void play_too_many_clients(int fd) {
     send_daemon(fd, 1);
-    send_domain(fd, 0, 1);
-    send_client(fd, 1);
-    send_client(fd, 2);
+    send_domain(fd, 0, 3);
+    send_clients(fd, 1, 2);
+    send_clients(fd, 3, 2);
     send_end(fd);
 }
 
 static void play_too_few_clients(int fd) {
     send_daemon(fd, 1);
     send_domain(fd, 0, 3);
-    send_client(fd, 1);
+    send_clients(fd, 1, 2);
     send_end(fd);
 }
 
@@ -154,6 +161,9 @@ static void play_silence(int fd) {
 static const struct sp_settings_change *change;
 static const uid_t *set_uid;
 
+/* What is to be got, likewise. */
+static struct sp_settings *get;
+
 /* In the child: the request is the one that was wanted. */
 static void check_set(const void *request) {
     const struct sp_wire_set *m = request;
@@ -188,6 +198,7 @@ static int ask(void (*play)(int fd), bool read_request, int timeout_ms, struct s
         _exit(0);
     }
     int r = change ? sp_control_set(path, timeout_ms, set_uid, change)
+            : get  ? sp_control_get(path, timeout_ms, get)
                    : sp_control_status(path, timeout_ms, ret_status);
     int status;
     close(listener);
@@ -202,13 +213,16 @@ static void test_right(void **state) {
     assert_int_equal(s->daemon_pid, 42);
     assert_int_equal(s->daemon_cpu_ns, 43);
     assert_int_equal(s->n_domains, 2);
-    assert_int_equal(s->domains[0].n_clients, 2);
-    assert_int_equal(s->domains[0].clients[1].pid, 101);
+    assert_int_equal(s->domains[0].n_clients, 3);
+    for (size_t i = 0; i < 3; i++)
+        assert_int_equal(s->domains[0].clients[i].pid, 100 + i);
     assert_string_equal(s->domains[0].clients[1].name, "someone");
     assert_true(s->control && s->settings.v[SP_SETTING_run] == 0);
     assert_true(s->domains[1].settings.v[SP_SETTING_run] == 2 && s->domains[1].settings_number == 5);
     const struct sp_status_client *c = &s->domains[0].clients[1];
     assert_true(c->settled && c->settings_number == 4);
+    assert_true(c->freezes.count == 1 && c->freezes.p50_ns == 2 && c->freezes.p99_ns == 3 &&
+                c->freezes.max_ns == 4);
     assert_true(c->client == 7 && c->reported_ns == 8 && c->shared_pages == 9);
     assert_true(sp_status_obeys(c, 3) && sp_status_obeys(c, 4) && !sp_status_obeys(c, 5));
     assert_int_equal(s->domains[1].uid, 1000);
@@ -272,6 +286,30 @@ static void test_set(void **state) {
     change = NULL;
 }
 
+static bool settings_of_another; /* they come unasked */
+
+static void play_settings(int fd) {
+    struct sp_wire_settings m = {.number = 3};
+    settings_fill(m.settings, 2);
+    sp_wire_header_init(&m.header, SP_WIRE_SETTINGS, sizeof m, settings_of_another ? 0 : 1);
+    send_message(fd, &m, sizeof m);
+}
+
+static void test_get(void **state) {
+    struct sp_settings s = {.v = {0}};
+    get = &s;
+    assert_int_equal(ask(play_refusal, true, 30000, NULL), -EACCES);
+    assert_int_equal(ask(play_right, true, 30000, NULL), -EPROTO);
+    assert_int_equal(ask(play_silence, true, 50, NULL), -ETIMEDOUT);
+    settings_of_another = true;
+    assert_int_equal(ask(play_settings, true, 30000, NULL), -EPROTO);
+    settings_of_another = false;
+    assert_int_equal(s.v[SP_SETTING_run], 0);
+    assert_int_equal(ask(play_settings, true, 30000, NULL), 0);
+    assert_int_equal(s.v[SP_SETTING_run], 2);
+    get = NULL;
+}
+
 static void test_nobody(void **state) {
     struct sp_status *s = NULL;
     int fd;
@@ -286,8 +324,9 @@ static void test_nobody(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_right), cmocka_unit_test(test_wrong), cmocka_unit_test(test_refused),
-        cmocka_unit_test(test_ends),  cmocka_unit_test(test_set),   cmocka_unit_test(test_nobody),
+        cmocka_unit_test(test_right),  cmocka_unit_test(test_wrong), cmocka_unit_test(test_refused),
+        cmocka_unit_test(test_ends),   cmocka_unit_test(test_set),   cmocka_unit_test(test_get),
+        cmocka_unit_test(test_nobody),
     };
     return cmocka_run_group_tests_name("wire/control", tests, setup, teardown);
 }

@@ -190,7 +190,9 @@ static bool sample_make(struct sample *s, unsigned which) {
         ((struct sp_wire_status_domain *)s->data)->settings_number = 1;
         return true;
     case 20:
-        begin(s, SP_WIRE_STATUS_CLIENT, sizeof(struct sp_wire_status_client), 0);
+        begin(s, SP_WIRE_STATUS_CLIENTS,
+              sizeof(struct sp_wire_status_clients) + 2 * sizeof(struct sp_wire_client), 0);
+        ((struct sp_wire_status_clients *)s->data)->n = 2;
         return true;
     case 21:
         begin(s, SP_WIRE_STATUS_END, sizeof(struct sp_wire_empty), 0);
@@ -203,6 +205,9 @@ static bool sample_make(struct sample *s, unsigned which) {
         return true;
     case 24:
         begin(s, SP_WIRE_FILES, sizeof(struct sp_wire_empty), 1);
+        return true;
+    case 25:
+        begin(s, SP_WIRE_GET, sizeof(struct sp_wire_empty), 0);
         return true;
     default:
         return false;
@@ -240,7 +245,7 @@ static void test_valid(void **state) {
             fail_msg("a valid %s was refused", sp_wire_type_name(sample.type));
         assert_string_not_equal(sp_wire_type_name(sample.type), "unknown");
     }
-    assert_int_equal(n, 25);
+    assert_int_equal(n, 26);
     assert_string_equal(sp_wire_type_name(0), "unknown");
     assert_string_equal(sp_wire_type_name(9999), "unknown");
 }
@@ -567,10 +572,13 @@ static void test_settings(void **state) {
     SET(sp_wire_status_domain, settings_number, 0);
     REFUSED();
     sample_make(&sample, 20);
-    SET(sp_wire_status_client, settled, 2);
+    SET(sp_wire_status_clients, client[1].settled, 2);
     REFUSED();
     sample_make(&sample, 20);
-    SET(sp_wire_status_client, reserved, 1);
+    SET(sp_wire_status_clients, client[0].reserved, 1);
+    REFUSED();
+    sample_make(&sample, 20);
+    SET(sp_wire_status_clients, reserved, 1);
     REFUSED();
     sample_make(&sample, 6);
     SET(sp_wire_report, settled, 2);
@@ -594,11 +602,11 @@ static void test_others(void **state) {
     SET(sp_wire_segment_fd, result, 1);
     REFUSED();
     sample_make(&sample, 20);
-    SET(sp_wire_status_client, state, SP_WIRE_STATES_MAX);
+    SET(sp_wire_status_clients, client[1].state, SP_WIRE_STATES_MAX);
     REFUSED();
-    SET(sp_wire_status_client, state, SP_WIRE_STATE_FAMILY);
+    SET(sp_wire_status_clients, client[1].state, SP_WIRE_STATE_FAMILY);
     assert_int_equal(check_exact(&sample), 0);
-    memset(((struct sp_wire_status_client *)sample.data)->name, 'x', SP_WIRE_NAME_BYTES);
+    memset(((struct sp_wire_status_clients *)sample.data)->client[1].name, 'x', SP_WIRE_NAME_BYTES);
     REFUSED();
 }
 
@@ -616,13 +624,17 @@ static void assert_usable(const struct sample *s) {
         assert_int_equal(sizeof(struct sp_wire_queries) +
                              ((const struct sp_wire_queries *)h)->n * sizeof(struct sp_wire_query),
                          s->bytes);
+    if (h->type == SP_WIRE_STATUS_CLIENTS)
+        assert_int_equal(sizeof(struct sp_wire_status_clients) +
+                             ((const struct sp_wire_status_clients *)h)->n * sizeof(struct sp_wire_client),
+                         s->bytes);
 }
 
 static void test_fuzz(void **state) {
     size_t accepted = 0, refused = 0;
     random_state = 1;
     for (unsigned round = 0; round < 60000; round++) {
-        sample_make(&sample, (unsigned)(random_next() % 24));
+        sample_make(&sample, (unsigned)(random_next() % 26));
         if (sample.bytes > 4096 && random_next() % 8)
             continue;
         for (uint64_t n = 1 + random_next() % 4; n; n--) {
