@@ -72,9 +72,13 @@ static void choose_settled(struct sp_worker *w, struct sp_window *win, enum sp_p
     sp_bits_minus(&candidates, &win->mapped);
     sp_bits_and(&candidates, &w->work.bits.eligible);
     sp_bits_minus(&candidates, &win->known);
-    if (mode == SP_PASS_BACKGROUND && e->settings.v[SP_SETTING_smart_scan])
+    bool smart = e->settings.v[SP_SETTING_smart_scan];
+    if (mode == SP_PASS_BACKGROUND)
         SP_BITS_EACH(&candidates, slot) {
-            if (!sp_volatility_ready(&win->volatility[slot])) {
+            if (sp_volatility_ready(&win->volatility[slot]))
+                continue;
+            w->retried += !smart;
+            if (smart) {
                 sp_bits_clear(&candidates, slot);
                 e->counters.v[SP_COUNTER_pages_skipped]++;
             }
@@ -234,8 +238,8 @@ static void hinted(struct sp_worker *w, struct sp_window *win) {
 }
 
 /* Pages that are still to be tried, or to be asked about again, keep the window in the list; of the former
- * those that are not merely being left alone for a while count as pending. Pages that may not be read keep
- * nothing: sp_engine_protection_locked brings their window back. */
+ * those that are not merely being left alone for a while (or would be, by smart_scan) count as pending. Pages
+ * that may not be read keep nothing: sp_engine_protection_locked brings their window back. */
 static void requeue(struct sp_worker *w, struct sp_window *win, bool rests) {
     sp_bits rest = win->fresh, waiting = hinted_pages(w, win);
     sp_bits_and(&rest, &w->work.bits.eligible);
@@ -247,9 +251,8 @@ static void requeue(struct sp_worker *w, struct sp_window *win, bool rests) {
         sp_engine_queue(w->engine, win);
     if (rests)
         return;
-    bool smart = w->engine->settings.v[SP_SETTING_smart_scan];
     SP_BITS_EACH(&rest, slot) {
-        w->pending += !smart || !sp_volatility_skipping(win->volatility[slot]);
+        w->pending += !sp_volatility_skipping(win->volatility[slot]);
     }
 }
 

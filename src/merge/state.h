@@ -138,7 +138,8 @@ struct sp_worker {
     uint64_t overdrawn_ns;  /* what passes have cost beyond their worth */
     uint64_t pending;       /* pages that the current pass leaves to be tried soon */
     bool misled;            /* the index guessed wrong of a page since this was reset */
-    uint64_t done;          /* pages that the current pass merged or asked about */
+    uint64_t done;          /* pages that the current pass merged or asked about, */
+    uint64_t retried;       /* and tries that smart_scan would have spared: nobody waits for those */
     uint64_t mappings_left; /* of the budget (H4) */
     uint64_t scan_left;     /* pages that the current pass may still read (pages_to_scan) */
     bool scan_cut;          /* it had to leave some for that reason, the first of them here: */

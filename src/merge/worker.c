@@ -442,7 +442,7 @@ static void scanning_pass(struct sp_worker *w) {
     uint64_t cpu_ns = sp_thread_cpu_ns(), before = gained(w);
     uint64_t generation = __atomic_load_n(&e->generation, __ATOMIC_ACQUIRE);
     uint64_t bound = e->settings.v[SP_SETTING_pages_to_scan];
-    w->pending = w->done = 0;
+    w->pending = w->done = w->retried = 0;
     w->scan_left = bound == SP_UNBOUNDED_PAGES ? UINT64_MAX : bound;
     w->scan_cut = w->hinted = false;
     if (sp_now_ns() >= w->next_count_ns)
@@ -459,7 +459,7 @@ static void scanning_pass(struct sp_worker *w) {
     pay_debts(w);
     if (w->linked && !w->round_left && e->link->ops->scanned)
         e->link->ops->scanned(e->link);
-    if (take_hints(w) || w->done)
+    if (take_hints(w) || w->done > w->retried)
         w->pending++;
     post_pass(w, generation);
     overdraw(w, sp_thread_cpu_ns() - cpu_ns, (int64_t)(gained(w) - before));
