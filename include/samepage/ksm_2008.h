@@ -24,8 +24,12 @@
  *     that has to do with such a descriptor; and not at all once merging has ended in the process, as it does
  *     when a system-call filter comes. A child made by fork has its copy of
  *     the memory registered as well.
- *   - The thread is the calling process's own: it decides for itself only, and merging runs from the start.
- *     Children of fork inherit what was set.
+ *   - The thread is that of the caller's domain, all programs of its user that share with it, and what is set
+ *     are settings: run, sleep_millisecs (rounded up to milliseconds), pages_to_scan and max_pages_to_merge,
+ * as `samepage set` sets them. They last until they are set anew or the daemon ends. Merging runs from the
+ *     start. Where the daemon cannot be reached within three seconds, or the domain is not the user's, it
+ * counts for the calling process alone, and children of fork inherit it. pages_to_scan is left as it is while
+ * the advisor chooses it.
  *
  * Errors, all by errno: EINVAL: no such request for this descriptor, or a region that ends beyond the address
  * space. EFAULT: the structure cannot be read or written. ENOMEM: more than 64 areas with regions, or more
@@ -51,12 +55,13 @@ struct ksm_memory_region {
 };
 
 /*
- * On average over time no more than this many pages are read, and no more than that many merged, in `sleep`;
- * a single pass may do more, and the pause after it is as much longer. Not running, and with 0 pages to
- * merge, nothing more is merged; what is merged stays so.
+ * On average over time no more than this many pages are read, and no more than that many merged, in `sleep`,
+ * by all programs of the domain together; a program may pass its share by the 2 MiB at hand, and the pause
+ * after it is as much longer. Not running, and with 0 pages to merge, nothing more is merged; what is merged
+ * stays so.
  */
 struct ksm_kthread_info {
-    __u32 sleep;         /* microseconds between two iterations */
+    __u32 sleep;         /* microseconds between two iterations. 4294967295, when told: that, or longer */
     __u32 pages_to_scan; /* pages read in each; to be set to at least 1 */
     __u32 max_pages_to_merge;
     __u32 flags;

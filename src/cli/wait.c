@@ -42,7 +42,7 @@ const struct sp_command sp_command_wait = {
     .options = wait_options,
     .notes =
         SP_TARGET_NOTES "Programs that have not joined yet are not waited for. Exit status 1 when the time\n"
-                        "is over, and at once when merging is stopped (run=0 or 2).\n",
+                        "is over, and at once when merging is stopped (run=0 or 2, or a bound of 0 pages).\n",
     .main = wait_main,
 };
 
@@ -116,11 +116,14 @@ static bool is_hopeless(const struct waiting *w, const struct sp_status *s) {
     const uint64_t *v = sp_target_settings(&w->target, s)->v;
     if (!sp_target_known(&w->target, s))
         return true;
-    if (w->there != is_settled || (v[SP_SETTING_run] == 1 && v[SP_SETTING_pages_to_scan]))
+    enum sp_setting by = v[SP_SETTING_run] != 1              ? SP_SETTING_run
+                         : !v[SP_SETTING_pages_to_scan]      ? SP_SETTING_pages_to_scan
+                         : !v[SP_SETTING_max_pages_to_merge] ? SP_SETTING_max_pages_to_merge
+                                                             : SP_SETTING_COUNT;
+    if (w->there != is_settled || by == SP_SETTING_COUNT)
         return false;
-    sp_complain(w->target.command,
-                "merging is stopped: run=%d, pages_to_scan=%u; 'samepage set' lets it go on",
-                (int)v[SP_SETTING_run], (unsigned)v[SP_SETTING_pages_to_scan]);
+    sp_complain(w->target.command, "merging is stopped: %s=%u; 'samepage set' lets it go on",
+                sp_setting_info[by].name, (unsigned)v[by]);
     return true;
 }
 

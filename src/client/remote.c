@@ -689,6 +689,10 @@ int sp_remote_link_new(const char *socket_path, struct sp_link **ret_link) {
     return 0;
 }
 
+const char *sp_remote_link_path(const struct sp_link *link) {
+    return ((const struct remote *)link)->path;
+}
+
 void sp_remote_link_vouch(struct sp_link *link, const struct sp_vouch *vouch) {
     remote_of(link)->vouch = *vouch;
 }

@@ -20,6 +20,9 @@
  * walks all sharers of a page) are unbounded unless set. run is 1 and use_zero_pages on: whoever starts us
  * wants them.
  *
+ * max_pages_to_merge is that of the first KSM driver, which bounded what a round merges as well as what it
+ * reads (merge/pace.c).
+ *
  * advisor_max_cpu bounds with advisor_mode=scan-time, as KSM's does, and else only where somebody has chosen
  * another value than the default, which would waste what we are for like those two: core/budget.h. The
  * advisor itself is core/advisor.h. stable_node_chains_prune_millisecs acts on nothing: core/stable.h.
@@ -51,6 +54,9 @@
     X(sleep_max_millisecs, ms, 1000, 1, 3600000, USER, OWN, "longest pause when nothing happens")            \
     X(pages_to_scan, pages, SP_UNBOUNDED_PAGES, 0, UINT32_MAX, USER, KSM,                                    \
       "most pages that a domain's programs read together between two pauses; 4294967295: no bound")          \
+    X(max_pages_to_merge, pages, SP_UNBOUNDED_PAGES, 0, UINT32_MAX, USER, OWN,                               \
+      "most pages that a domain's programs merge together in sleep_millisecs, on average; 4294967295: no "   \
+      "bound")                                                                                               \
     X(freeze_micros, us, 150, 20, 100000, USER, OWN,                                                         \
       "time a batch of pages may be frozen; the size of batches follows it")                                 \
     X(map_percent, percent, 60, 0, 95, USER, OWN,                                                            \

@@ -10,9 +10,9 @@
  * which settings it has carried out, so that whoever asks for the status sees who has not yet.
  *
  * pages_to_scan bounds a domain as ksmd's bounds the machine, but each client reads its pages itself: each
- * gets an equal share, at least one page. So a domain may read less than it is allowed while some of its
- * clients have nothing to read, and never more, unless there are more clients than pages. When clients come
- * and go their shares follow, but not all the time.
+ * gets an equal share, at least one page; and likewise of max_pages_to_merge. So a domain may read less than
+ * it is allowed while some of its clients have nothing to read, and never more, unless there are more clients
+ * than pages. When clients come and go their shares follow, but not all the time.
  *
  * While the advisor is on pages_to_scan is what it advises, and nobody else's to set; what was set before
  * counts again when it is switched off.
@@ -30,17 +30,32 @@
 
 /* ---- telling ---- */
 
+/* Of these each client gets its share. */
+static const enum sp_setting shared_out[] = {SP_SETTING_pages_to_scan, SP_SETTING_max_pages_to_merge};
+#define SHARED_OUT (sizeof shared_out / sizeof *shared_out)
+
+static bool is_bound(uint64_t pages) {
+    return pages != 0 && pages != SP_UNBOUNDED_PAGES;
+}
+
 static bool is_bounded(const struct domain *d) {
-    uint64_t bound = policy_settings(d).v[SP_SETTING_pages_to_scan];
-    return bound != 0 && bound != SP_UNBOUNDED_PAGES;
+    struct sp_settings s = policy_settings(d);
+    bool any = false;
+    for (size_t i = 0; i < SHARED_OUT; i++)
+        any |= is_bound(s.v[shared_out[i]]);
+    return any;
+}
+
+static uint64_t share_of(uint64_t pages, uint64_t clients) {
+    if (!is_bound(pages) || clients < 2)
+        return pages;
+    return pages < clients ? 1 : pages / clients;
 }
 
 void control_settings(const struct domain *d, struct sp_settings *ret_settings) {
     *ret_settings = policy_settings(d);
-    if (!is_bounded(d) || d->connected < 2)
-        return;
-    uint64_t share = ret_settings->v[SP_SETTING_pages_to_scan] / d->connected;
-    ret_settings->v[SP_SETTING_pages_to_scan] = share ? share : 1;
+    for (size_t i = 0; i < SHARED_OUT; i++)
+        ret_settings->v[shared_out[i]] = share_of(ret_settings->v[shared_out[i]], d->connected);
 }
 
 void control_tell(struct session *s) {

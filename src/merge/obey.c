@@ -19,7 +19,8 @@
 
 bool sp_obey_stopped(const struct sp_worker *w) {
     const struct sp_settings *s = &w->engine->settings;
-    return s->v[SP_SETTING_run] != 1 || s->v[SP_SETTING_pages_to_scan] == 0;
+    return s->v[SP_SETTING_run] != 1 || s->v[SP_SETTING_pages_to_scan] == 0 ||
+           s->v[SP_SETTING_max_pages_to_merge] == 0;
 }
 
 /* Known pages are read again: among them may be some of zeros, which are to be given back from now on. With
@@ -51,7 +52,8 @@ static void take_over(struct sp_worker *w, const struct sp_settings *new, uint32
     w->to_unmerge = run == 2 && (joined || w->to_unmerge || old.v[SP_SETTING_run] != 2);
     w->settings_number = number;
     w->tell_settled = true;
-    w->scan_left = 0; /* what goes on is bound anew */
+    w->scan_left = 0; /* what goes on is bound anew, */
+    sp_pace_begin(w); /* and what was done is not paid for at other rates */
     /* Whatever the pause is now, it is not the one that was meant. */
     w->interval_ns = sp_pace_pause_ns(w, new->v[SP_SETTING_sleep_millisecs] * NS_PER_MS);
     w->next_pass_ns = w->last_pass_ns + (sp_obey_stopped(w) || joined ? 0 : w->interval_ns);

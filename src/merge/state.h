@@ -174,7 +174,10 @@ void sp_worker_unlink(struct sp_worker *w);
 /* pace.c */
 /* A pass begins. */
 void sp_pace_begin(struct sp_worker *w);
-/* The pause after it: `wanted_ns`, or longer where the process's pace allows no shorter one. */
+/* What may be merged before the next one has been. */
+bool sp_pace_is_used(const struct sp_worker *w);
+/* The pause after it: `wanted_ns`, or longer where the pace of the process or the domain allows no shorter
+ * one. */
 uint64_t sp_pace_pause_ns(const struct sp_worker *w, uint64_t wanted_ns);
 
 /* budget.c */

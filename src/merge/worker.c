@@ -311,8 +311,8 @@ static struct sp_window *todo_take(struct sp_engine *e) {
 }
 
 /* Works through the windows that are in the list now; those queued meanwhile wait for the next pass. With
- * `hinted` only those that have hints. Ends early where the settings allow no more pages to be read, or no
- * more CPU time to be used: then the windows that are left come first in the next pass. */
+ * `hinted` only those that have hints. Ends early where the settings allow no more pages to be read or
+ * merged, or no more CPU time to be used: then the windows that are left come first in the next pass. */
 static void work_through(struct sp_worker *w, bool hinted) {
     struct sp_engine *e = w->engine;
     struct sp_merge_result unused = {0};
@@ -324,7 +324,7 @@ static void work_through(struct sp_worker *w, bool hinted) {
     if (!hinted && (!w->round_left || w->round_left > n))
         w->round_left = n;
     while (n-- && !__atomic_load_n(&e->quit, __ATOMIC_ACQUIRE) && !sp_obey_stopped(w)) {
-        if (sp_cpu_is_used(w) || (!hinted && !w->scan_left)) {
+        if (sp_cpu_is_used(w) || sp_pace_is_used(w) || (!hinted && !w->scan_left)) {
             w->scan_cut |= !hinted;
             break;
         }
@@ -350,7 +350,7 @@ static void work_through(struct sp_worker *w, bool hinted) {
 /* Follows hints between two looks. Where nothing can be merged they wait: the answers would be references to
  * pages that nobody maps. */
 static void worker_hinted(struct sp_worker *w) {
-    if (!sp_cpu_may_begin(w))
+    if (!sp_cpu_may_begin(w) || sp_pace_is_used(w)) /* the next pass follows them, too */
         return;
     if (w->uffd >= 0)
         work_through(w, true);

@@ -1,9 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/*
- * The requests of /dev/ksm. See device.h, and for what they mean include/samepage/ksm_2008.h.
- *
- * The thread of KSM_START_STOP_KTHREAD is the engine of this process: what one process may decide for itself.
- */
+/* The requests of /dev/ksm. See device.h, and for what they mean include/samepage/ksm_2008.h. */
 #include "preload/device.h"
 
 #include <errno.h>
@@ -11,9 +7,7 @@
 #include <linux/memfd.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <sys/uio.h>
 
-#include "merge/state.h"
 #include "os/kernel.h"
 #include "os/mapping.h"
 #include "preload/shim.h"
@@ -70,53 +64,6 @@ uint64_t device_area(int fd) {
 
 long device_open(int flags) {
     return flags & O_DIRECTORY ? -ENOTDIR : descriptor_new(DEVICE, "ksm", flags & O_CLOEXEC);
-}
-
-/* ---- the thread ---- */
-
-static struct ksm_kthread_info thread; /* under the engine's lock; valid once it was set */
-static bool thread_set;
-
-static long thread_start_stop(const void *argument) {
-    struct ksm_kthread_info info;
-    if (sp_peek(&info, (uintptr_t)argument, sizeof(info)))
-        return -EFAULT;
-    bool runs = info.flags & ksm_control_flags_run;
-    if (runs && !info.pages_to_scan)
-        return -EPERM;
-    const struct sp_pace pace = {
-        .held = !runs || !info.max_pages_to_merge,
-        .sleep_ns = (uint64_t)info.sleep * 1000,
-        .scan_pages = info.pages_to_scan,
-        .merge_pages = info.max_pages_to_merge,
-    };
-    bool taken = shim_lock();
-    thread = info;
-    thread_set = true;
-    sp_engine_pace_locked(shim.engine, &pace);
-    shim_unlock(taken);
-    return 0;
-}
-
-/* Writes to memory that may not be there. */
-static long poke(void *to, const void *from, size_t bytes) {
-    struct iovec source = {(void *)(uintptr_t)from, bytes}, target = {to, bytes};
-    long r = sp_syscall(SYS_process_vm_writev, sp_syscall(SYS_getpid), &source, 1, &target, 1, 0);
-    return r == (long)bytes ? 0 : -EFAULT;
-}
-
-static long thread_info(void *argument) {
-    bool taken = shim_lock();
-    struct ksm_kthread_info info = thread;
-    if (!thread_set)
-        info = (struct ksm_kthread_info){
-            .sleep = (uint32_t)shim.engine->settings.v[SP_SETTING_sleep_millisecs] * 1000,
-            .pages_to_scan = UINT32_MAX,
-            .max_pages_to_merge = UINT32_MAX,
-            .flags = ksm_control_flags_run,
-        };
-    shim_unlock(taken);
-    return poke(argument, &info, sizeof(info));
 }
 
 /* ---- requests ---- */

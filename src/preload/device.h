@@ -23,6 +23,12 @@ bool device_ioctl(int fd, unsigned request, void *argument, long *ret_result);
 /* The area that the descriptor stands for; 0: none. */
 uint64_t device_area(int fd);
 
+/* device_thread.c ------------------------------------------------------------------------------------- */
+
+/* KSM_START_STOP_KTHREAD and KSM_GET_INFO_KTHREAD: the argument, and what the request returns. */
+long thread_start_stop(const void *argument);
+long thread_info(void *argument);
+
 /* areas.c --------------------------------------------------------------------------------------------- */
 
 /* Whether areas have regions in this process, for next to nothing. Not where merging has ended: a filter may

@@ -290,6 +290,30 @@ static void test_shares(void **state) {
     told(a, SP_SETTING_pages_to_scan, 0);
     assert_int_equal(set(NULL, "pages_to_scan=4294967295"), 0);
     told(a, SP_SETTING_pages_to_scan, SP_UNBOUNDED_PAGES);
+    assert_int_equal(set(NULL, "max_pages_to_merge=9"), 0);
+    told(b, SP_SETTING_max_pages_to_merge, 4);
+}
+
+/* Anybody may ask for the settings of their own domain: the domain's, not a client's share of them. */
+static void test_get(void **state) {
+    struct sp_settings s;
+    assert_int_equal(set(NULL, "pages_to_scan=101"), 0);
+    assert_int_equal(sp_control_get(d.socket, 30000, &s), 0);
+    assert_int_equal(s.v[SP_SETTING_pages_to_scan], 101);
+    if (geteuid())
+        return;
+    const uid_t root = 0;
+    assert_int_equal(set(&root, "max_pages_to_merge=7"), 0);
+    assert_int_equal(sp_control_get(d.socket, 30000, &s), 0);
+    assert_int_equal(s.v[SP_SETTING_max_pages_to_merge], 7);
+    pid_t pid = fork();
+    if (!pid) /* has no domain yet */
+        _exit(setuid(65534) || sp_control_get(d.socket, 30000, &s) ||
+              s.v[SP_SETTING_max_pages_to_merge] != SP_UNBOUNDED_PAGES ||
+              s.v[SP_SETTING_pages_to_scan] != 101);
+    int status;
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    assert_int_equal(status, 0);
 }
 
 static const struct sp_status_client *client_that(struct sp_status *s, uint32_t number) {
@@ -401,6 +425,7 @@ int main(void) {
         cmocka_unit_test_setup_teardown(test_store_limit, setup, teardown),
         cmocka_unit_test_setup_teardown(test_guard, setup, teardown),
         cmocka_unit_test_setup_teardown(test_shares, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_get, setup, teardown),
         cmocka_unit_test_setup_teardown(test_reports, setup, teardown),
         cmocka_unit_test_setup_teardown(test_full_scans, setup, teardown),
     };

@@ -219,6 +219,40 @@ static void test_pages_to_scan(void **state) {
     memory_free(lone, N);
 }
 
+/* On average: a pass ends with the window in which it has merged enough, and is paid for by the pause. */
+static void test_max_pages_to_merge(void **state) {
+    begin();
+    r.settings.v[SP_SETTING_sleep_millisecs] = 25;
+    set(SP_SETTING_max_pages_to_merge, 64);
+    uint8_t *lone = memory(9);
+    set_and_wait(SP_SETTING_max_pages_to_merge, 64);
+    uint64_t begin_ns = sp_now_ns(), merged = 0;
+    uint8_t *a = memory(1), *b = memory(1), *c = memory(1);
+    for (unsigned i = 0; i < 50; i++) {
+        sp_sleep_ns(10 * MS);
+        merged = rig_counter(&r, SP_COUNTER_pages_merged);
+        assert_true(merged <= 64 * ((sp_now_ns() - begin_ns) / (25 * MS) + 2) + SP_WINDOW_PAGES);
+    }
+    assert_true(merged < 3 * PAGES);
+    set_and_wait(SP_SETTING_max_pages_to_merge, 0);
+    merged = rig_counter(&r, SP_COUNTER_pages_merged);
+    uint8_t *d = memory(1);
+    sp_sleep_ns(200 * MS);
+    assert_int_equal(rig_counter(&r, SP_COUNTER_pages_merged), merged);
+    /* What was done is not paid for at another rate: with this one it would take a day. */
+    set_and_wait(SP_SETTING_max_pages_to_merge, SP_UNBOUNDED_PAGES);
+    assert_true(rig_until(&r, SP_COUNTER_pages_merged, 4 * PAGES, 4 * PAGES));
+    r.settings.v[SP_SETTING_max_pages_to_merge] = 1;
+    set_and_wait(SP_SETTING_sleep_millisecs, 1000);
+    uint64_t scans = rig_counter(&r, SP_COUNTER_full_scans);
+    assert_true(rig_until(&r, SP_COUNTER_full_scans, scans + 1, UINT64_MAX));
+    assert_int_equal(wrong_pages(a, PAGES, 1) + wrong_pages(d, PAGES, 1), 0);
+    end(a, b);
+    memory_free(c, N);
+    memory_free(d, N);
+    memory_free(lone, N);
+}
+
 /* Pages that fail all the time do not keep the others from being read: a pass goes on where the last ended. A
  * full scan is one that came to all of them. */
 static void test_pages_to_scan_goes_round(void **state) {
@@ -404,6 +438,7 @@ int main(void) {
         cmocka_unit_test(test_run_2_first),
         cmocka_unit_test(test_pages_to_scan),
         cmocka_unit_test(test_pages_to_scan_goes_round),
+        cmocka_unit_test(test_max_pages_to_merge),
         cmocka_unit_test(test_sleep_millisecs),
         cmocka_unit_test(test_smart_scan),
         cmocka_unit_test(test_use_zero_pages),

@@ -417,10 +417,65 @@ static void assert_nothing_merged(const unsigned char *p) {
     assert_int_equal(mapped_from_store(p, AREA), 0);
 }
 
+/* An area that is not merged: the worker hears a little later of what was set. */
+static unsigned char *area_that_rests(int fd) {
+    for (int i = 0; i < 100; i++) {
+        unsigned char *p = area_new();
+        assert_int_equal(add(fd, p, PAGES), 0);
+        usleep(400000);
+        if (!mapped_from_store(p, AREA))
+            return p;
+    }
+    fail();
+    return NULL;
+}
+
+/* One program sets the thread going or stops it, and another has its memory merged. */
+static void by_another(__u32 sleep_micros, __u32 scan, __u32 merge, __u32 flags) {
+    struct ksm_kthread_info info = {sleep_micros, scan, merge, flags};
+    fflush(stdout);
+    pid_t pid = fork();
+    if (!pid)
+        _exit(ioctl(open("/dev/ksm", O_RDWR), KSM_START_STOP_KTHREAD, &info) != 0);
+    assert_int_equal(reap(pid), 0);
+}
+
+static struct ksm_kthread_info told(int device) {
+    struct ksm_kthread_info info = {0};
+    assert_int_equal(ioctl(device, KSM_GET_INFO_KTHREAD, &info), 0);
+    return info;
+}
+
+static void test_thread_of_all(void **state) {
+    int device = device_new(), fd = area_descriptor();
+    const __u32 run = ksm_control_flags_run, much = UINT32_MAX;
+    unsigned char *p = area_new();
+    struct ksm_kthread_info before = told(device);
+    by_another(0, 0, 0, 0);
+    assert_int_equal(told(device).flags, 0);
+    assert_int_equal(told(device).pages_to_scan, before.pages_to_scan);
+    assert_int_equal(add(fd, p, PAGES), 0);
+    assert_nothing_merged(p);
+    by_another(1500, much, 100, run);
+    wait_merged(p, AREA);
+    struct ksm_kthread_info info = told(device);
+    assert_true(info.flags == run && info.sleep == 2000 && info.max_pages_to_merge == 100);
+    /* Who set it is told microseconds, as long as it is so. */
+    set(device, 1500, much, much, run);
+    by_another(3000, much, much, run);
+    assert_int_equal(told(device).sleep, 3000);
+    /* More microseconds than there is room for do not wrap. */
+    by_another(much, 100, much, run);
+    assert_int_equal(told(device).sleep, much);
+    set(device, 1000, much, much, run);
+    close(fd);
+    close(device);
+}
+
 static void test_thread(void **state) {
     int device = device_new(), fd = area_descriptor();
     const __u32 hour = 3600000000U, run = ksm_control_flags_run, much = UINT32_MAX;
-    unsigned char *p = area_new(), *q = area_new(), *r = area_new();
+    unsigned char *p = area_new(), *q = area_new(), *r;
     assert_int_equal(add(fd, p, PAGES), 0);
     wait_merged(p, AREA);
     set(device, 1000, 100, 100, 0);
@@ -434,9 +489,7 @@ static void test_thread(void **state) {
     /* A pass that reads more than it may is followed by a pause as much longer; and the next of them reads.
      */
     set(device, hour, 1, much, run);
-    usleep(100000);
-    assert_int_equal(add(fd, r, PAGES), 0);
-    assert_nothing_merged(r);
+    r = area_that_rests(fd);
     set(device, 1000, 1000, 100, run);
     wait_merged(r, AREA);
     close(fd);
@@ -451,7 +504,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(test_overlap),        cmocka_unit_test(test_close),
         cmocka_unit_test(test_fork),           cmocka_unit_test(test_exec_and_send),
         cmocka_unit_test(test_filter),         cmocka_unit_test(test_thread_wrong),
-        cmocka_unit_test(test_thread),
+        cmocka_unit_test(test_thread),         cmocka_unit_test(test_thread_of_all),
     };
     with_shim = true;
     if (argc > 1)
