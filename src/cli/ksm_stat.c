@@ -40,14 +40,8 @@ struct search {
 
 static bool visit(void *ctx, const struct sp_mapping *m) {
     struct ksm_stat *s = ctx;
-    if (m->attributes & SP_ATTR_STORE) {
-        /* All of it lies in the store but what was written since. What was not touched since it was merged is
-         * not resident. */
-        s->merging_pages += (m->end - m->start - m->anonymous_bytes - m->swap_bytes) / SP_PAGE_SIZE;
-        s->mergeable = true;
-    } else if (m->eligible == SP_USERFAULTFD) {
-        s->mergeable = true;
-    }
+    s->merging_pages += sp_mapping_shared_pages(m);
+    s->mergeable |= m->attributes & SP_ATTR_STORE || m->eligible == SP_USERFAULTFD;
     return true;
 }
 

@@ -26,6 +26,7 @@ struct view {
     bool served;      /* there is a worker */
     json_t *mappings; /* NULL: a table is printed */
     uint64_t bytes[LEFT + 1];
+    uint64_t shared_pages;
 };
 
 bool sp_pid_parse(const char *text, int *ret_pid) {
@@ -59,21 +60,29 @@ static bool visit(void *ctx, const struct sp_mapping *m) {
     enum verdict verdict = judge(v, m);
     char protection[4] = {m->prot & PROT_READ ? 'r' : '-', m->prot & PROT_WRITE ? 'w' : '-',
                           m->prot & PROT_EXEC ? 'x' : '-', 0};
+    uint64_t shared = sp_mapping_shared_pages(m);
     v->bytes[verdict] += m->end - m->start;
-    if (v->mappings)
+    v->shared_pages += shared;
+    if (v->mappings) {
         json_array_append_new(v->mappings,
-                              json_pack("{s:I, s:I, s:s, s:b, s:b, s:s}", "start", (json_int_t)m->start,
+                              json_pack("{s:I, s:I, s:s, s:b, s:b, s:I, s:s}", "start", (json_int_t)m->start,
                                         "end", (json_int_t)m->end, "protection", protection, "registered",
                                         verdict == REGISTERED || (verdict == MERGED && v->served), "merged",
-                                        verdict == MERGED, "why", why(v, m, verdict)));
-    else
-        printf("%012llx-%012llx %10s  %s  %s\n", (unsigned long long)m->start, (unsigned long long)m->end,
-               sp_text_bytes(m->end - m->start), protection, why(v, m, verdict));
+                                        verdict == MERGED, "ksm_bytes", (json_int_t)(shared * SP_PAGE_SIZE),
+                                        "why", why(v, m, verdict)));
+        return true;
+    }
+    printf("%012llx-%012llx %10s  %s  %s", (unsigned long long)m->start, (unsigned long long)m->end,
+           sp_text_bytes(m->end - m->start), protection, why(v, m, verdict));
+    if (verdict == MERGED)
+        printf(", KSM: %llu kB", (unsigned long long)shared * (SP_PAGE_SIZE / 1024));
+    printf("\n");
     return true;
 }
 
 static void print_sum(const struct view *v) {
-    printf("%s merged, %s registered besides, %s left alone%s\n", sp_text_bytes(v->bytes[MERGED]),
+    printf("%s merged (%s of it not written since), %s registered besides, %s left alone%s\n",
+           sp_text_bytes(v->bytes[MERGED]), sp_text_bytes(v->shared_pages * SP_PAGE_SIZE),
            sp_text_bytes(v->bytes[REGISTERED]), sp_text_bytes(v->bytes[LEFT]),
            v->served ? "" : "; the process has no worker");
 }
@@ -85,7 +94,8 @@ int sp_mappings_main(const char *text, bool json) {
     struct view v = {.served = sp_process_has_worker(pid), .mappings = json ? json_array() : NULL};
     int error = sp_remote_mappings(pid, visit, &v);
     if (!error && json) {
-        json_t *root = json_pack("{s:i, s:b, s:O}", "pid", pid, "worker", v.served, "mappings", v.mappings);
+        json_t *root = json_pack("{s:i, s:b, s:I, s:O}", "pid", pid, "worker", v.served, "ksm_bytes",
+                                 (json_int_t)(v.shared_pages * SP_PAGE_SIZE), "mappings", v.mappings);
         if (!root || json_dumpf(root, stdout, JSON_INDENT(2)))
             error = -ENOMEM;
         printf("\n");

@@ -184,7 +184,7 @@ class Mappings(Served):
         status, out, err = self.status(p.pid)
         self.assertEqual((status, err), (0, ""))
         self.assertEqual(len(out.splitlines()), len(found["mappings"]) + 1)
-        self.assertRegex(out.splitlines()[-1], r"^[\d.]+ MiB merged, .* registered besides, .* left alone$")
+        self.assertRegex(out.splitlines()[-1], r"^[\d.]+ MiB merged \([\d.]+ MiB of it not written since\), .* registered besides, .* left alone$")
         self.end(p)
 
     def test_without_a_worker(self):

@@ -29,7 +29,17 @@ for line in sys.stdin:
     elif line == "write\\n":
         keep[0][0] += 1
         print(keep[0][4096:8192] == b"samepage" * 512, flush=True)
+    elif line == "read\\n":
+        print(sum(len(m[:]) for m in keep), flush=True)
 """
+
+
+def file_pages(pid, start, end):
+    """Pages of the range that the page tables have from a file (bit 61 of pagemap): not copied since."""
+    with open(f"/proc/{pid}/pagemap", "rb") as f:
+        f.seek(start // 4096 * 8)
+        entries = f.read((end - start) // 4096 * 8)
+    return sum(entries[i + 7] >> 5 & 1 for i in range(0, len(entries), 8))
 
 
 class KsmStat(Case):
@@ -62,6 +72,7 @@ class KsmStat(Case):
         wait_until(lambda: self.fields(p.pid)["ksm_rmap_items"] == SAME + OWN, "what is known besides")
         self.assertEqual(self.tell(p, "write"), "True\n")
         self.assertEqual(self.fields(p.pid)["ksm_merging_pages"], SAME - 1)
+        self.check_mappings(p, SAME - 1)
         self.assertLess(f["ksm_process_profit"], (SAME + ZEROS) * 4096)
         self.assertEqual((f["ksm_merge_any"], f["ksm_mergeable"]), (False, True))
         self.assertEqual(self.tell(p, "all"), "0\n")
@@ -69,6 +80,20 @@ class KsmStat(Case):
         p.stdin.close()
         self.assertEqual(p.wait(60), 0)
         self.assertFailure(self.stat(p.pid), 1, "there is none")
+
+    def check_mappings(self, p, pages):
+        """What smaps calls KSM, mapping by mapping: as the page tables have it once all of it has been read."""
+        self.assertEqual(self.tell(p, "read"), f"{(SAME + ZEROS + OWN) * 4096}\n")
+        found = json.loads(self.samepage("status", "--mappings", str(p.pid), "--json")[1])
+        merged = [m for m in found["mappings"] if m["merged"]]
+        self.assertEqual(sum(m["ksm_bytes"] for m in found["mappings"]), pages * 4096)
+        self.assertEqual(found["ksm_bytes"], pages * 4096)
+        self.assertGreater(len(merged), 0)
+        for m in merged:
+            self.assertEqual(m["ksm_bytes"], 4096 * file_pages(p.pid, m["start"], m["end"]))
+        text = self.samepage("status", "--mappings", str(p.pid))[1]
+        kbytes = [int(line.rsplit(" ", 2)[1]) for line in text.splitlines() if "KSM: " in line]
+        self.assertEqual(kbytes, [m["ksm_bytes"] // 1024 for m in merged])
 
     def test_format_is_the_kernels(self):
         status, out, err = self.stat(os.getpid())
