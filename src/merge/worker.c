@@ -312,7 +312,8 @@ static struct sp_window *todo_take(struct sp_engine *e) {
 
 /* Works through the windows that are in the list now; those queued meanwhile wait for the next pass. With
  * `hinted` only those that have hints. Ends early where the settings allow no more pages to be read or
- * merged, or no more CPU time to be used: then the windows that are left come first in the next pass. */
+ * merged, or no more CPU time to be used: then the windows that are left come first in the next pass, hinted
+ * ones as well. */
 static void work_through(struct sp_worker *w, bool hinted) {
     struct sp_engine *e = w->engine;
     struct sp_merge_result unused = {0};
@@ -350,7 +351,7 @@ static void work_through(struct sp_worker *w, bool hinted) {
 /* Follows hints between two looks. Where nothing can be merged they wait: the answers would be references to
  * pages that nobody maps. */
 static void worker_hinted(struct sp_worker *w) {
-    if (!sp_cpu_may_begin(w) || sp_pace_is_used(w)) /* the next pass follows them, too */
+    if (!sp_cpu_may_begin(w))
         return;
     if (w->uffd >= 0)
         work_through(w, true);

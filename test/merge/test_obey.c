@@ -253,6 +253,22 @@ static void test_max_pages_to_merge(void **state) {
     memory_free(lone, N);
 }
 
+/* What is merged at once counts, and what it hints at waits its turn. */
+static void test_max_pages_to_merge_hinted(void **state) {
+    struct sp_merge_result result;
+    begin();
+    uint8_t *a = memory(1);
+    assert_int_equal(rig_settle(&r), 0);
+    r.settings.v[SP_SETTING_max_pages_to_merge] = 1;
+    set_and_wait(SP_SETTING_sleep_millisecs, 1000);
+    uint8_t *b = memory(1);
+    assert_int_equal(sp_engine_merge(r.engine, (uintptr_t)b, (uintptr_t)b + N, false, &result), 0);
+    assert_int_equal(result.shared_pages, PAGES);
+    sp_sleep_ns(200 * MS);
+    assert_true(rig_counter(&r, SP_COUNTER_pages_merged) <= PAGES + SP_WINDOW_PAGES);
+    end(a, b);
+}
+
 /* Pages that fail all the time do not keep the others from being read: a pass goes on where the last ended. A
  * full scan is one that came to all of them. */
 static void test_pages_to_scan_goes_round(void **state) {
@@ -439,6 +455,7 @@ int main(void) {
         cmocka_unit_test(test_pages_to_scan),
         cmocka_unit_test(test_pages_to_scan_goes_round),
         cmocka_unit_test(test_max_pages_to_merge),
+        cmocka_unit_test(test_max_pages_to_merge_hinted),
         cmocka_unit_test(test_sleep_millisecs),
         cmocka_unit_test(test_smart_scan),
         cmocka_unit_test(test_use_zero_pages),
