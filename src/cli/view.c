@@ -21,9 +21,10 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "cli/places.h"
 #include "wire/control.h"
 
-#define TIMEOUT_MS 10000
+#define TIMEOUT_MS 3000 /* as every other question to a daemon */
 
 struct view {
     const char *socket;
@@ -108,11 +109,10 @@ static const char *refusal(int error) {
         return "root's commands only where it can see that they are in its own user namespace";
     case -EINVAL:
         return "the kernel does not let the daemon serve this mount";
-    case -EPROTO:
     case -EBADMSG:
         return "the daemon is of another version";
     default:
-        return strerror(-error);
+        return sp_socket_why(error);
     }
 }
 

@@ -156,6 +156,17 @@ class Root(View):
         self.assertEqual(out, "")
         self.assertEqual(err.count("not connected"), 3, err)
 
+    def test_a_stopped_daemon(self):
+        """The command is not run, and what is wrong is said, as soon as by every other command."""
+        socket_path = self.daemon()
+        self.daemon_process.send_signal(signal.SIGSTOP)
+        self.addCleanup(self.daemon_process.send_signal, signal.SIGCONT)
+        asked = self.samepage("get", "--socket", socket_path, "run")
+        result = self.samepage("run", "--ksm-files", "--socket", socket_path, "--", "echo", "run")
+        self.assertFailure(result, 125, "--ksm-files", "no answer in time")
+        self.assertFailure(asked, 1, "no answer in time")
+        self.assertEqual(result[1], "")
+
     def test_no_mount_is_left(self):
         """The daemon has a descriptor for as long as somebody can see the mount, a descendant too."""
         socket_path = self.daemon()
