@@ -239,7 +239,7 @@ def client_done(context, side, pid, pages):
                                          capture_output=True, check=True).stdout)
         for client in (c for t in told["daemons"] for d in t["domains"] for c in d["clients"] if c["pid"] == pid):
             c = client["counters"]
-            if client["settled"] and c["pages_merged"] + c["pages_unshared"] >= REACH * pages:
+            if client["settled"] and c["pages_merged"] + c["ksm_zero_pages"] + c["pages_unshared"] >= REACH * pages:
                 return client
         time.sleep(0.05)
     raise Failure(f"process {pid} was not merged after {context.timeout_seconds} s")
