@@ -683,6 +683,7 @@ int sp_remote_link_new(const char *socket_path, struct sp_link **ret_link) {
     struct remote *r = memory;
     r->link.ops = &remote_ops;
     r->link.idle_fd = -1;
+    r->link.windows = true;
     memcpy(r->path, socket_path, bytes + 1);
     session_forget(r);
     *ret_link = &r->link;

@@ -42,6 +42,8 @@ struct chunk {
 struct sp_member {
     struct sp_ledger ledger;
     struct chunk chunk;
+    uint64_t sends_plus_1; /* the window that it was asked to send as a whole; 0: none */
+    sp_bits sent;          /* the pages of it that came */
 };
 
 struct sp_domain {
@@ -331,12 +333,60 @@ static void probe_end(struct sp_domain *d, sp_client client, struct sp_query q) 
             hint(d, g.entry[i]);
 }
 
+/* Gives back what was taken of a chunk that could not be shared as a whole. */
+static void unshare(struct sp_domain *d, struct sp_member *m, sp_store_page first, uint64_t n) {
+    for (uint64_t i = 0; i < n; i++) {
+        sp_store_page store = {first.v + i};
+        sp_ledger_give(&m->ledger, store);
+        (void)sp_stable_give(&d->stable, store, 1); /* others hold it: it was there before */
+    }
+}
+
+/* A reference to each page of the chunk, or to none. */
+static struct sp_answer share_window(struct sp_domain *d, struct sp_member *m, sp_store_page first) {
+    struct sp_answer declined = {SP_ANSWER_DECLINED, SP_STORE_NONE};
+    for (uint64_t i = 0; i < SP_WINDOW_PAGES; i++) {
+        sp_store_page store = {first.v + i};
+        if (has_room(d, store) && share(d, m, store).kind == SP_ANSWER_SHARE)
+            continue;
+        unshare(d, m, first, i);
+        return declined;
+    }
+    d->guesses += SP_WINDOW_PAGES;
+    return (struct sp_answer){SP_ANSWER_SHARE, first};
+}
+
+/* Who waits under the probe of a window is told when there is such a chunk (sp_domain_publish_commit), or
+ * when nobody sends it any more, as everybody who waits. */
+static struct sp_answer answer_window(struct sp_domain *d, sp_client client, struct sp_member *m,
+                                      struct sp_query q) {
+    sp_store_page first;
+    struct sp_group g;
+    if (!probes_trusted(d) || sp_page_slot(q.page))
+        return (struct sp_answer){SP_ANSWER_DECLINED, SP_STORE_NONE};
+    if (sp_stable_window(&d->stable, q.fp, &first))
+        return share_window(d, m, first);
+    sp_unstable_group(&d->unstable, q.fp, &g);
+    enum sp_answer_kind kind = remember(d, client, q, &g);
+    if (kind == SP_ANSWER_SEND) {
+        m->sends_plus_1 = sp_page_window(q.page) + 1;
+        m->sent = (sp_bits){0};
+    }
+    return (struct sp_answer){kind, SP_STORE_NONE};
+}
+
+static bool is_window(struct sp_query q) {
+    return !sp_fp_whole(q.fp) && q.probe.v == SP_PROBE_WINDOW.v;
+}
+
 static struct sp_answer answer(struct sp_domain *d, sp_client client, struct sp_member *m,
                                const struct trail *trail, struct sp_query q) {
     sp_store_page store;
     struct sp_group g;
     if (!m || !query_valid(q))
         return (struct sp_answer){SP_ANSWER_DECLINED, SP_STORE_NONE};
+    if (is_window(q))
+        return answer_window(d, client, m, q);
     if (!sp_fp_whole(q.fp))
         return answer_probe(d, client, m, trail, q);
     if (find_whole(d, q.fp, &store))
@@ -409,6 +459,15 @@ static void pending_drop(struct sp_domain *d, sp_client client, struct sp_query 
     group_settle(d, q.fp);
 }
 
+/* Whether the page comes with the window that the client was asked to send: each page once. */
+static bool sends_window(struct sp_member *m, sp_page page) {
+    unsigned slot = sp_page_slot(page);
+    if (m->sends_plus_1 != sp_page_window(page) + 1 || sp_bits_get(&m->sent, slot))
+        return false;
+    sp_bits_set(&m->sent, slot);
+    return true;
+}
+
 void sp_domain_publish(struct sp_domain *d, sp_client client, struct sp_query query, sp_fp whole,
                        struct sp_answer *ret) {
     struct sp_member *m = sp_clients_get(&d->clients, client);
@@ -420,7 +479,7 @@ void sp_domain_publish(struct sp_domain *d, sp_client client, struct sp_query qu
         *ret = share(d, m, store);
         return;
     }
-    if (pending_find(d, client, query).v == 0)
+    if (!sends_window(m, query.page) && pending_find(d, client, query).v == 0)
         return;
     if (!may_publish(d)) {
         pending_drop(d, client, query);
@@ -458,6 +517,16 @@ static void group_end(struct sp_domain *d, sp_fp fp, sp_client client, sp_page o
             hint(d, g.entry[i]);
 }
 
+/* The last page of a chunk is there: who waits for the whole of it. */
+static void window_end(struct sp_domain *d, sp_client client, struct sp_member *m, sp_page page,
+                       sp_store_page store) {
+    sp_fp probe = sp_stable_window_made(&d->stable, store);
+    if (!probe.v)
+        return;
+    m->sends_plus_1 = 0;
+    group_end(d, probe, client, (sp_page){page.v - sp_page_slot(page)});
+}
+
 int sp_domain_publish_commit(struct sp_domain *d, sp_client client, struct sp_query query, sp_fp whole,
                              sp_fp probe, sp_store_page store) {
     struct sp_member *m = sp_clients_get(&d->clients, client);
@@ -475,6 +544,7 @@ int sp_domain_publish_commit(struct sp_domain *d, sp_client client, struct sp_qu
     group_end(d, probe, client, query.page);
     if (sp_fp_whole(query.fp) || sp_sieve_passes(&d->sieve, whole)) /* else nobody waits under the whole */
         group_end(d, whole, client, query.page);
+    window_end(d, client, m, query.page, store);
     return 0;
 }
 
@@ -525,6 +595,9 @@ const struct sp_alloc *sp_domain_alloc(const struct sp_domain *d) {
 
 static void forget(struct sp_domain *d, sp_client client, struct sp_query q) {
     struct sp_group g;
+    struct sp_member *m = sp_clients_get(&d->clients, client);
+    if (m && m->sends_plus_1 == sp_page_window(q.page) + 1)
+        m->sends_plus_1 = 0;
     sp_unstable_group(&d->unstable, q.fp, &g);
     int own = sp_group_find(&g, client, q.page);
     if (own >= 0)

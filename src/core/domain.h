@@ -41,12 +41,24 @@ struct sp_domain_events {
     void *ctx;
 };
 
-/* A question about one page, by its probe or by its whole fingerprint. */
+/*
+ * A question about one page, by its probe or by its whole fingerprint; or about a window at once: then `page`
+ * is its first, `fp` the window's probe, and `probe` is SP_PROBE_WINDOW. Answers are about all of it:
+ * SP_ANSWER_SHARE means its pages in the order of the chunk that begins at `store`, with a reference to each,
+ * SP_ANSWER_SEND that all of them are to be published, page by page, SP_ANSWER_UNKNOWN that nobody has asked
+ * about the same window yet or somebody is about to send it. SP_ANSWER_DECLINED: it is better asked about
+ * page by page, which says more.
+ *
+ * Who waits under a window's probe is found by the same question only; a page that is found elsewhere on its
+ * own finds none of it. So who gets no better answer soon asks about the pages besides. What was asked so is
+ * forgotten like a page: (first page, window's probe).
+ */
 struct sp_query {
     sp_page page;
     sp_fp fp;
-    sp_fp probe; /* of a page that is asked about by its whole fingerprint; else of no meaning */
+    sp_fp probe; /* of a page that is asked about by its whole fingerprint; else of no meaning, or: */
 };
+#define SP_PROBE_WINDOW ((sp_fp){2})
 
 enum sp_answer_kind {
     SP_ANSWER_UNKNOWN = 0, /* no twin known; remembered in the unstable set */
@@ -106,7 +118,7 @@ void sp_domain_prefetch(const struct sp_domain *d, sp_fp fp);
  * query's fingerprint or probe; `whole` is its whole fingerprint.
  * SP_ANSWER_SHARE: it is there meanwhile, a reference was taken, drop the content. SP_ANSWER_SEND: write the
  * content at *ret->store, then commit or abort; SP_ANSWER_DECLINED: a limit, or the client was not asked to
- * send this.
+ * send this, nor its window.
  */
 void sp_domain_publish(struct sp_domain *d, sp_client client, struct sp_query query, sp_fp whole,
                        struct sp_answer *ret);

@@ -70,6 +70,11 @@ sp_fp sp_fingerprint(const struct sp_key *key, const void *page) {
     return (sp_fp){(page_hash(key, page) & ~trace) | (sp_probe(key, page).v & trace) | 1};
 }
 
+sp_fp sp_window_probe(const uint64_t *probes) {
+    uint64_t v = XXH3_64bits(probes, SP_WINDOW_PAGES * sizeof *probes) & ~UINT64_C(1);
+    return (sp_fp){v ? v : 2};
+}
+
 bool sp_page_is_zero(const void *page) {
     const word *w = page;
     const word *end = w + SP_PAGE_SIZE / sizeof *w;

@@ -42,6 +42,9 @@ sp_fp sp_probe(const struct sp_key *key, const void *page);
 /* Loads what sp_probe will read into the cache; `page` need not be there. */
 void sp_probe_prefetch(const struct sp_key *key, const void *page);
 
+/* The probe of a whole window, made of those of its SP_WINDOW_PAGES pages, in their order. Never 0. */
+sp_fp sp_window_probe(const uint64_t *probes);
+
 /* Whether all SP_PAGE_SIZE bytes at `page` (8-byte aligned) are zero. Leaves at the first that is not. Calls
  * nothing outside this file and may run between freeze and thaw (H2). */
 bool sp_page_is_zero(const void *page);

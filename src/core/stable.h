@@ -12,7 +12,10 @@
  * left.
  *
  * By its probe only one of several store pages with the same probe is found, the oldest, and after it has
- * gone none of them. The others are *hidden*: the sieve tells that there are such. Internal to core/.
+ * gone none of them. The others are *hidden*: the sieve tells that there are such.
+ *
+ * A chunk of which every page is in the set and open is also found as a whole, by the probe of a window that
+ * holds the same. Internal to core/.
  */
 #ifndef SP_CORE_STABLE_H
 #define SP_CORE_STABLE_H
@@ -21,8 +24,9 @@
 #include "core/sieve.h"
 
 struct sp_stable {
-    struct sp_table table;  /* fingerprint -> store page; at most one for each fingerprint */
-    struct sp_table probes; /* probe -> store page; at most one for each probe */
+    struct sp_table table;   /* fingerprint -> store page; at most one for each fingerprint */
+    struct sp_table probes;  /* probe -> store page; at most one for each probe */
+    struct sp_table windows; /* probe of a window -> first store page of its chunk; at most one for each */
     struct sp_blocks blocks;
     struct sp_sieve *sieve; /* counts the fingerprints of hidden pages */
     uint64_t pages;
@@ -49,5 +53,11 @@ SP_WARN_UNUSED int sp_stable_take(struct sp_stable *s, sp_store_page store);
 void sp_stable_close(struct sp_stable *s, sp_store_page store);
 /* `n` fewer; the page has that many. True: they were the last, the page is no longer in the set. */
 bool sp_stable_give(struct sp_stable *s, sp_store_page store, uint32_t n);
+
+/* A page of the chunk of `store` has been added. If all of it is in the set now, and no other chunk with the
+ * same contents is found, it is found as a whole, by the probe that is returned; else 0. */
+sp_fp sp_stable_window_made(struct sp_stable *s, sp_store_page store);
+/* A chunk with this probe. All of its pages are in the set and open. */
+bool sp_stable_window(const struct sp_stable *s, sp_fp probe, sp_store_page *ret_first);
 
 #endif

@@ -91,6 +91,7 @@ void sp_page_unzero(struct sp_engine *e, struct sp_window *win, unsigned slot) {
 /* Nothing that was believed about the page holds any more; it lies in a mapping of the store or not as
  * before. */
 static void page_forget(struct sp_engine *e, struct sp_window *win, unsigned slot) {
+    sp_huge_unask(e, win);
     sp_page_unknow(e, win, slot);
     sp_page_unzero(e, win, slot);
     sp_bits_clear(&win->written, slot);

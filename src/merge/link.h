@@ -104,6 +104,8 @@ struct sp_link {
     int idle_fd;
     void (*idle)(void *ctx);
     void *idle_ctx;
+    /* Set by whoever makes the link: its index takes questions about whole windows (core/domain.h). */
+    bool windows;
     /* Counted by the worker: pages that differed from the store page that their probe had led to. Goes to the
      * index with the next question, and starts again. */
     uint32_t guessed_wrong;

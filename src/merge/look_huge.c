@@ -54,6 +54,8 @@ static void arm(struct sp_worker *w, struct sp_window *win, unsigned first, unsi
 static void arm_settled(struct sp_worker *w, struct sp_window *win) {
     struct sp_engine *e = w->engine;
     arm(w, win, 0, SP_WINDOW_PAGES);
+    if (sp_bits_any(&win->written))
+        sp_huge_unask(e, win);
     SP_BITS_EACH(&win->written, slot) {
         if (sp_bits_get(&win->known, slot))
             sp_page_unknow(e, win, slot);

@@ -50,6 +50,8 @@ static void note_written(struct sp_engine *e, struct sp_window *win) {
     else if (win->heat)
         win->heat--;
     win->skip = win->heat ? (uint8_t)((1u << win->heat) - 1) : 0;
+    if (sp_bits_any(&win->written))
+        sp_huge_unask(e, win);
     SP_BITS_EACH(&win->written, slot) {
         if (sp_bits_get(&win->known, slot)) {
             sp_page_unknow(e, win, slot);
@@ -289,7 +291,7 @@ static bool choose(struct sp_worker *w, uint64_t number, enum sp_pass_mode mode)
         drop_forked(w, win, &candidates);
     sp_bits hints = hinted_pages(w, win);
     bool ready = sp_bits_any(&candidates) || sp_bits_any(&hints) ? sp_huge_choose(w, win, &candidates) : true;
-    if (!rests && mode == SP_PASS_BACKGROUND && !work->huge)
+    if (!rests && ready && mode == SP_PASS_BACKGROUND && !work->huge)
         bound_scan(w, win, &candidates);
     if (!rests && w->linked && ready)
         fingerprint(w, win, &candidates);
@@ -385,10 +387,57 @@ static int refine(struct sp_worker *w, uint64_t number) {
     return 0;
 }
 
-static int ask(struct sp_worker *w, uint64_t number) {
+/* It may be read and merged, or will be when it has got back its protection. */
+static bool registered(const struct sp_engine *e, const struct sp_window *win, unsigned slot) {
+    uint64_t at = (uintptr_t)page_memory(win, slot);
+    size_t i = sp_regions_find(&e->regions, at);
+    return i < e->regions.n && e->regions.items[i].start <= at;
+}
+
+/* Nobody answered, or nobody is to be asked for now: the pages that were chosen are still to be tried, by
+ * whoever is asked next (I7). */
+static void unanswered(struct sp_worker *w, uint64_t number) {
     struct sp_work *work = &w->work;
+    sp_worker_lock(w);
+    struct sp_window *win = window_again(w, number);
+    if (win) {
+        sp_bits pages = work->bits.zeros;
+        for (size_t i = 0; i < work->n; i++)
+            sp_bits_set(&pages, sp_page_slot(work->queries[i].page));
+        SP_BITS_EACH(&pages, slot) {
+            if (registered(w->engine, win, slot))
+                sp_bits_set(&win->fresh, slot);
+        }
+        sp_engine_queue(w->engine, win);
+    }
+    sp_engine_unlock(w->engine);
+}
+
+/* A huge page by one question; what that leaves open by its pages. */
+static int ask_huge(struct sp_worker *w, uint64_t number, bool may_wait, bool *ret_done) {
+    int asked = sp_huge_ask(w, number, may_wait);
+    *ret_done = asked != SP_HUGE_PAGES;
+    if (asked == SP_HUGE_LATER) {
+        unanswered(w, number);
+        w->work.n = 0;
+    }
+    if (asked != SP_HUGE_ANSWERED)
+        return asked < 0 ? asked : 0;
+    bool sends = w->work.answers[0].kind == SP_ANSWER_SEND;
+    int error = publish(w);
+    if (!error && sends)
+        sp_huge_sent(w, number);
+    return error;
+}
+
+static int ask(struct sp_worker *w, uint64_t number, bool may_wait) {
+    struct sp_work *work = &w->work;
+    bool done = false;
     if (!work->n)
         return 0;
+    int huge_error = work->huge ? ask_huge(w, number, may_wait, &done) : 0;
+    if (huge_error || done)
+        return huge_error;
     struct sp_link *link = w->engine->link;
     int error = link->ops->ask(link, work->queries, work->n, work->answers);
     if (!error)
@@ -400,13 +449,6 @@ static int ask(struct sp_worker *w, uint64_t number) {
 
 static void site_add(struct sp_work *work, unsigned slot, sp_store_page store) {
     work->sites[work->n_sites++] = (struct sp_site){slot, store};
-}
-
-/* It may be read and merged, or will be when it has got back its protection. */
-static bool registered(const struct sp_engine *e, const struct sp_window *win, unsigned slot) {
-    uint64_t at = (uintptr_t)page_memory(win, slot);
-    size_t i = sp_regions_find(&e->regions, at);
-    return i < e->regions.n && e->regions.items[i].start <= at;
 }
 
 /* The page waits in the index, under this fingerprint or probe. */
@@ -503,6 +545,7 @@ static void run_fail(struct sp_engine *e, struct sp_window *win, const struct sp
 }
 
 static void account_merged(struct sp_engine *e, struct sp_window *win, unsigned slot, sp_store_page store) {
+    sp_huge_unask(e, win);
     sp_page_unknow(e, win, slot);
     sp_bits_clear(&win->fresh, slot);
     sp_bits_set(&win->mapped, slot);
@@ -828,24 +871,6 @@ static void merge(struct sp_worker *w, uint64_t number, bool quiescent, struct s
     }
 }
 
-/* Nobody answered: the pages that were chosen are still to be tried, by whoever is asked next (I7). */
-static void unanswered(struct sp_worker *w, uint64_t number) {
-    struct sp_work *work = &w->work;
-    sp_worker_lock(w);
-    struct sp_window *win = window_again(w, number);
-    if (win) {
-        sp_bits pages = work->bits.zeros;
-        for (size_t i = 0; i < work->n; i++)
-            sp_bits_set(&pages, sp_page_slot(work->queries[i].page));
-        SP_BITS_EACH(&pages, slot) {
-            if (registered(w->engine, win, slot))
-                sp_bits_set(&win->fresh, slot);
-        }
-        sp_engine_queue(w->engine, win);
-    }
-    sp_engine_unlock(w->engine);
-}
-
 /* Leaves a huge page alone, or splits it, or neither. */
 static void judge_huge(struct sp_worker *w, uint64_t number, enum sp_pass_mode mode) {
     struct sp_engine *e = w->engine;
@@ -869,11 +894,13 @@ void sp_pass_window(struct sp_worker *w, uint64_t number, enum sp_pass_mode mode
     if (!choose(w, number, mode))
         return;
     w->done += w->work.n;
-    if (ask(w, number)) {
+    if (ask(w, number, mode == SP_PASS_BACKGROUND)) {
         sp_worker_unlink(w);
         unanswered(w, number);
         return;
     }
+    if (!w->work.n && !sp_bits_any(&w->work.bits.zeros))
+        return;
     sort(w, number);
     if (w->work.huge)
         judge_huge(w, number, mode);

@@ -226,13 +226,27 @@ void sp_views_drop(struct sp_worker *w, const struct sp_batch *b);
  * what is left of them: a bound (pages_to_scan) may be passed by one huge page. sp_huge_hinted: there was no
  * look since; *candidates, empty before, are to be asked about besides.
  */
-bool sp_huge_choose(struct sp_worker *w, const struct sp_window *win, sp_bits *candidates);
+bool sp_huge_choose(struct sp_worker *w, struct sp_window *win, sp_bits *candidates);
 bool sp_huge_hinted(struct sp_worker *w, const struct sp_window *win, sp_bits *candidates);
 enum sp_huge_verdict {
     SP_HUGE_WHOLE, /* its sites are a whole chunk in order */
     SP_HUGE_SPLIT, /* enough of it is shared to be worth it */
     SP_HUGE_LEAVE, /* not (yet) */
 };
+/*
+ * Asks about a huge window by one question. SP_HUGE_ANSWERED: work.answers are filled in, as if each page had
+ * been asked about (the window's pages are shared, or to be sent); SP_HUGE_LATER: nobody is to be asked for
+ * now, the pages are to stay fresh (`may_wait` only); SP_HUGE_PAGES: they are to be asked about one by one.
+ * Or a negative errno. Without the lock.
+ */
+enum sp_huge_asked { SP_HUGE_ANSWERED, SP_HUGE_LATER, SP_HUGE_PAGES };
+SP_WARN_UNUSED int sp_huge_ask(struct sp_worker *w, uint64_t number, bool may_wait);
+/* What was to be sent as a whole has been: where the chunk has not become whole the index is told. */
+void sp_huge_sent(struct sp_worker *w, uint64_t number);
+/* The index has hinted at its first page. With the lock held. */
+void sp_huge_reask(struct sp_engine *e, struct sp_window *win);
+/* The index no longer knows the window as a whole: it has changed, or is shared. With the lock held. */
+void sp_huge_unask(struct sp_engine *e, struct sp_window *win);
 /* What to do with the sites found; `now`: it will not be asked about again. With the lock held. */
 enum sp_huge_verdict sp_huge_judge(struct sp_worker *w, struct sp_window *win, bool now);
 void sp_huge_split(uint64_t window);

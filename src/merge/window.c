@@ -108,7 +108,7 @@ bool sp_window_slots(struct sp_windows *t, struct sp_window *w) {
 
 bool sp_window_empty(const struct sp_window *w) {
     return !w->queued && !sp_bits_any(&w->written) && !sp_bits_any(&w->fresh) && !sp_bits_any(&w->known) &&
-           !sp_bits_any(&w->mapped) && !sp_bits_any(&w->zeroed);
+           !sp_bits_any(&w->mapped) && !sp_bits_any(&w->zeroed) && !w->asked;
 }
 
 unsigned sp_bits_next(const sp_bits *b, unsigned slot) {

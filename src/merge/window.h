@@ -31,7 +31,10 @@ struct sp_window {
     uint8_t skip;       /* looks to leave out because of that */
     uint8_t calm;       /* looks at its mappings in a row that found no broken page */
     uint8_t calm_skip;  /* such looks to leave out because of that */
+    uint64_t asked;     /* the probe under which the index knows the window as a whole (huge.c); 0: none */
     uint8_t huge_tries; /* how often in a row it was worth splitting */
+    uint8_t huge_wait;  /* passes to wait for a better answer about the whole */
+    bool huge_waited;   /* has had that time */
     bool queued;        /* is in the list */
 };
 

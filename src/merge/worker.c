@@ -99,6 +99,7 @@ static void forget_index(struct sp_engine *e) {
         memset(&win->known, 0, sizeof(win->known));
         memset(&win->reask, 0, sizeof(win->reask));
         memset(&win->shared, 0, sizeof(win->shared));
+        win->asked = 0;
         if (sp_bits_any(&win->fresh))
             sp_engine_queue(e, win);
     }
@@ -182,6 +183,8 @@ static void take_hint(struct sp_worker *w, const struct sp_hint *hint) {
         reask(e, win, win->known);
     if (win && win->number == hint->window)
         reask(e, win, hint->pages);
+    if (win && win->number == hint->window && sp_bits_get(&hint->pages, 0))
+        sp_huge_reask(e, win);
     sp_engine_unlock(e);
 }
 
@@ -507,6 +510,7 @@ static void now_unknow(struct sp_worker *w, const struct sp_request *r) {
     SP_WINDOWS_EACH(&e->windows, r->start, r->end, win) {
         unsigned first, last;
         sp_window_clip(win, r->start, r->end, &first, &last);
+        sp_huge_unask(e, win);
         for (unsigned slot = first; slot < last; slot++)
             sp_page_unknow(e, win, slot);
     }

@@ -119,7 +119,7 @@ struct sp_wire_set {
 struct sp_wire_query {
     uint64_t page;
     uint64_t fp;
-    uint64_t probe; /* ASK by a whole fingerprint; else 0 */
+    uint64_t probe; /* ASK by a whole fingerprint, or about a window (SP_PROBE_WINDOW); else 0 */
 };
 
 /* ASK and FORGET. */

@@ -275,6 +275,39 @@ static void test_huge_chunk_begun(void **state) {
     pages_free(pages, PAGES + 2);
 }
 
+/* A window that two clients hold goes by one question of each, and one more of who came first. */
+static void test_window(void **state) {
+    struct sp_query queries[PAGES];
+    struct sp_answer answers[PAGES], answer;
+    const void *contents[PAGES];
+    uint64_t probes[PAGES];
+    uint8_t *pages = pages_new(PAGES, 12000);
+    queries_of(&welcome, pages, PAGES, 8 * PAGES, queries);
+    for (size_t i = 0; i < PAGES; i++) {
+        queries[i].fp = sp_probe(&welcome.key, pages + i * SP_PAGE_SIZE);
+        probes[i] = queries[i].fp.v;
+        contents[i] = pages + i * SP_PAGE_SIZE;
+    }
+    struct sp_query window = {queries[0].page, sp_window_probe(probes), SP_PROBE_WINDOW};
+    assert_int_equal(a->ops->ask(a, &window, 1, &answer), 0);
+    assert_int_equal(answer.kind, SP_ANSWER_UNKNOWN);
+    assert_int_equal(b->ops->ask(b, &window, 1, &answer), 0);
+    assert_int_equal(answer.kind, SP_ANSWER_SEND);
+    assert_int_equal(b->ops->publish(b, queries, contents, PAGES, answers), 0);
+    for (size_t i = 0; i < PAGES; i++)
+        assert_int_equal(answers[i].kind, SP_ANSWER_SHARE);
+    assert_int_equal(a->ops->ask(a, &window, 1, &answer), 0);
+    assert_int_equal(answer.kind, SP_ANSWER_SHARE);
+    assert_int_equal(answer.store.v, answers[0].store.v);
+    counter_wait(&d, SP_COUNTER_pages_sharing, PAGES);
+    assert_store(a, (sp_store_page){answer.store.v + 300}, pages + 300 * SP_PAGE_SIZE);
+    /* What it has got so it can give back. */
+    struct sp_store_run run = {answer.store, PAGES};
+    assert_int_equal(a->ops->release(a, &run, 1), 0);
+    counter_wait(&d, SP_COUNTER_pages_sharing, 0);
+    pages_free(pages, PAGES);
+}
+
 static void test_release(void **state) {
     sp_store_page store[PAGES];
     uint8_t *pages = pages_new(PAGES, 600);
@@ -511,6 +544,7 @@ int main(void) {
         TEST(test_publish_mixed),
         TEST(test_huge_chunk),
         TEST(test_huge_chunk_begun),
+        TEST(test_window),
         TEST(test_release),
         TEST(test_forget),
         TEST(test_report_and_status),

@@ -88,6 +88,117 @@ static void test_equal_ones_stay_huge(void **state) {
     rig_end(&r, p);
 }
 
+/* The local link of a rig, whose questions are counted. */
+static struct {
+    struct sp_link_ops ops;
+    int (*ask)(struct sp_link *l, const struct sp_query *queries, size_t n, struct sp_answer *ret_answers);
+    uint64_t asked;
+} counting;
+
+static int counting_ask(struct sp_link *l, const struct sp_query *queries, size_t n,
+                        struct sp_answer *ret_answers) {
+    __atomic_fetch_add(&counting.asked, n, __ATOMIC_RELAXED);
+    return counting.ask(l, queries, n, ret_answers);
+}
+
+static struct sp_link *count_questions(struct sp_link *l) {
+    counting.ops = *l->ops;
+    counting.ask = l->ops->ask;
+    counting.ops.ask = counting_ask;
+    counting.asked = 0;
+    l->ops = &counting.ops;
+    return l;
+}
+
+static bool by_fingerprints(void) {
+    return test_index() == SP_INDEX_HASH;
+}
+
+/* Each huge page with a twin takes a question or two, not one for each page. */
+static void test_few_questions(void **state) {
+    struct engine_rig r;
+    uint8_t *p = halves_new(0);
+    rig_init(&r, count_questions);
+    rig_add(&r, p, 2 * SPAN * H);
+    assert_true(rig_until(&r, SP_COUNTER_pages_merged, 2 * SPAN * PAGES, UINT64_MAX));
+    assert_true(rig_until(&r, SP_COUNTER_pages_merged_huge, 2 * SPAN * PAGES, UINT64_MAX));
+    print_message("# %lu questions\n", (unsigned long)counting.asked);
+    if (by_fingerprints())
+        assert_true(counting.asked < 8 * SPAN);
+    halves_are(p, 0);
+    rig_end(&r, p);
+}
+
+/* A huge page whose twin is in small pages finds it all the same, whoever comes first. */
+static void small_twin(bool small_first) {
+    struct engine_rig r;
+    uint8_t *p = huge_new(1), *small = memory_new(H);
+    fill(p, PAGES, 1);
+    fill(small, PAGES, 1);
+    huge_make(p, 1);
+    rig_init(&r, NULL);
+    rig_add(&r, small_first ? small : p, H);
+    assert_int_equal(rig_settle(&r), 0);
+    rig_add(&r, small_first ? p : small, H);
+    assert_true(rig_until(&r, SP_COUNTER_pages_sharing, PAGES, UINT64_MAX));
+    assert_int_equal(wrong_pages(p, PAGES, 1), 0);
+    assert_int_equal(wrong_pages(small, PAGES, 1), 0);
+    rig_unmap(&r, p, H);
+    rig_unmap(&r, small, H);
+    sp_engine_free(r.engine);
+}
+
+static void test_small_twins(void **state) {
+    small_twin(true);
+    small_twin(false);
+}
+
+/* What has been written since it was asked about is nobody's twin: nothing is published for its sake. */
+static void test_written_since_asked(void **state) {
+    struct engine_rig r;
+    uint8_t *p = huge_new(2);
+    fill(p, PAGES, 1);
+    fill(p + H, PAGES, 1);
+    huge_make(p, 2);
+    rig_init(&r, NULL);
+    rig_add(&r, p, H);
+    assert_int_equal(rig_settle(&r), 0);
+    fill(p, PAGES, 2);
+    uint64_t scans = rig_counter(&r, SP_COUNTER_full_scans);
+    assert_true(rig_until(&r, SP_COUNTER_full_scans, scans + 5, UINT64_MAX));
+    assert_int_equal(rig_settle(&r), 0);
+    rig_add(&r, p + H, H);
+    assert_int_equal(rig_settle(&r), 0);
+    assert_int_equal(rig_counter(&r, SP_COUNTER_pages_published), 0);
+    /* Nor is what was unmapped. */
+    rig_unmap(&r, p + H, H);
+    must(sp_map_fresh((uintptr_t)p + H, H, PROT_READ | PROT_WRITE), "map");
+    must(sp_advise((uintptr_t)p + H, H, MADV_HUGEPAGE), "hugepage");
+    fill(p, PAGES, 1);
+    assert_true(rig_until(&r, SP_COUNTER_full_scans, scans + 15, UINT64_MAX));
+    assert_int_equal(rig_settle(&r), 0);
+    assert_int_equal(rig_counter(&r, SP_COUNTER_pages_published), 0);
+    assert_int_equal(wrong_pages(p, PAGES, 1), 0);
+    rig_unmap(&r, p, 2 * H);
+    sp_engine_free(r.engine);
+}
+
+/* Equal in all that was sampled of it, and not in a byte: the comparison decides, the others stay as they
+ * are, and pages with twins are found. */
+static void test_alike_as_a_whole(void **state) {
+    struct engine_rig r;
+    uint8_t *p = halves_new(0);
+    for (size_t i = 0; i < SPAN; i++)
+        p[(SPAN + i) * H + i * PAGE + 64 * (20 + i) + 7] ^= 1;
+    rig_init(&r, NULL);
+    rig_add(&r, p, 2 * SPAN * H);
+    assert_true(rig_until(&r, SP_COUNTER_pages_sharing, SPAN * (PAGES - 1), SPAN * PAGES));
+    for (size_t i = 0; i < SPAN; i++)
+        p[(SPAN + i) * H + i * PAGE + 64 * (20 + i) + 7] ^= 1;
+    halves_are(p, 0);
+    rig_end(&r, p);
+}
+
 /* Memory of which a page was published is made anew as a huge page: what was published before stays. */
 static void test_published_before(void **state) {
     struct engine_rig r;
@@ -392,6 +503,10 @@ int main(void) {
         cmocka_unit_test(test_equal_ones_stay_huge),
         cmocka_unit_test(test_hot_ones_are_not_armed),
         cmocka_unit_test(test_published_before),
+        cmocka_unit_test(test_few_questions),
+        cmocka_unit_test(test_small_twins),
+        cmocka_unit_test(test_written_since_asked),
+        cmocka_unit_test(test_alike_as_a_whole),
         cmocka_unit_test(test_zeros_go_as_a_whole),
         cmocka_unit_test(test_split_where_it_is_worth_it),
         cmocka_unit_test(test_left_where_it_is_not),
