@@ -15,6 +15,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#include "core/node.h"
 #include "merge/state.h"
 #include "os/kernel.h"
 #include "os/mapping.h"
@@ -200,6 +201,16 @@ static sp_bits hinted_pages(const struct sp_worker *w, const struct sp_window *w
     return pages;
 }
 
+/* What a known page is asked about by again: what is known of it. Where nodes are kept apart it may lie on
+ * another by now, so it is read again, and that changed in sp_nodes_ask. */
+static sp_fp known_fp(const struct sp_worker *w, const struct sp_window *win, unsigned slot) {
+    sp_fp known = {win->slot[slot]};
+    if (!sp_nodes_apart(w))
+        return known;
+    const uint8_t *page = page_memory(win, slot);
+    return sp_fp_whole(known) ? sp_fingerprint(&w->key, page) : sp_probe(&w->key, page);
+}
+
 /* Reads the candidates, and known pages that were hinted at, and writes the questions. */
 static void fingerprint(struct sp_worker *w, struct sp_window *win, const sp_bits *candidates) {
     sp_bits hinted = w->work.huge ? win->known : hinted_pages(w, win), pages = *candidates;
@@ -212,7 +223,7 @@ static void fingerprint(struct sp_worker *w, struct sp_window *win, const sp_bit
         if (sp_bits_get(candidates, slot))
             fingerprint_candidate(w, win, slot);
         else if (sp_bits_get(&hinted, slot))
-            query_add(w, win, slot, (sp_fp){win->slot[slot]});
+            query_add(w, win, slot, known_fp(w, win, slot));
     }
     sp_bits_minus(&win->reask, &w->work.bits.eligible);
 }
@@ -357,8 +368,8 @@ static size_t refine_read(struct sp_worker *w, uint64_t number) {
         struct sp_query *q = &work->queries[i];
         if (sp_bits_get(&pages, sp_page_slot(q->page))) {
             const void *page = (const void *)(uintptr_t)(q->page.v << SP_PAGE_SHIFT);
-            q->fp = sp_fingerprint(&w->key, page);
-            q->probe = sp_probe(&w->key, page);
+            q->fp = sp_fp_on_node(sp_fingerprint(&w->key, page), sp_nodes_asked(w, i));
+            q->probe = sp_fp_on_node(sp_probe(&w->key, page), sp_nodes_asked(w, i));
             work->publish[n++] = *q;
         } else {
             work->answers[i].kind = SP_ANSWER_DECLINED;
@@ -384,6 +395,7 @@ static int refine(struct sp_worker *w, uint64_t number) {
 
 static int ask(struct sp_worker *w, uint64_t number) {
     struct sp_work *work = &w->work;
+    sp_nodes_ask(w);
     if (!work->n)
         return 0;
     struct sp_link *link = w->engine->link;
@@ -474,6 +486,8 @@ static void sort(struct sp_worker *w, uint64_t number) {
         } else if (i < work->n && sp_page_slot(work->queries[i].page) == slot) {
             sort_answer(w, win, &work->queries[i], &work->answers[i]);
             i++;
+        } else if (win && sp_bits_get(&work->bits.nowhere, slot)) {
+            page_again(w->engine, win, slot);
         }
     }
     sp_engine_unlock(w->engine);
@@ -832,6 +846,7 @@ static void unanswered(struct sp_worker *w, uint64_t number) {
     struct sp_window *win = window_again(w, number);
     if (win) {
         sp_bits pages = work->bits.zeros;
+        sp_bits_or(&pages, &work->bits.nowhere);
         for (size_t i = 0; i < work->n; i++)
             sp_bits_set(&pages, sp_page_slot(work->queries[i].page));
         SP_BITS_EACH(&pages, slot) {

@@ -22,7 +22,7 @@
 #include "core/types.h"
 
 #define SP_WIRE_MAGIC   UINT32_C(0x47504d53) /* "SMPG" */
-#define SP_WIRE_VERSION 5
+#define SP_WIRE_VERSION 6
 
 /* Most of everything that comes in numbers, in one message. */
 #define SP_WIRE_QUERIES_MAX SP_WINDOW_PAGES
