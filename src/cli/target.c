@@ -138,6 +138,17 @@ static const struct sp_setting_info *not_the_users(const struct sp_settings_chan
     return NULL;
 }
 
+/* Of two that may be the reason, both. */
+static void say_busy(const struct sp_target *t, const struct sp_settings_change *c) {
+    if (c->given[SP_SETTING_pages_to_scan])
+        sp_complain(t->command, "pages_to_scan is the advisor's to choose while advisor_mode is scan-time: "
+                                "set advisor_min_pages_to_scan and advisor_max_pages_to_scan, or "
+                                "advisor_mode=none");
+    if (c->given[SP_SETTING_merge_across_nodes])
+        sp_complain(t->command, "merge_across_nodes cannot be changed while pages are shared: set run=2 or "
+                                "'samepage unmerge' first, and wait until pages_shared is 0");
+}
+
 static void say_why(const struct sp_target *t, const struct sp_settings_change *c, int error) {
     const struct sp_setting_info *info = not_the_users(c, false);
     if (error == -ESRCH)
@@ -149,9 +160,7 @@ static void say_why(const struct sp_target *t, const struct sp_settings_change *
     else if (error == -EPERM)
         sp_complain(t->command, "permission denied: the domain of user '%s' is not yours", t->user);
     else if (error == -EBUSY)
-        sp_complain(t->command, "pages_to_scan is the advisor's to choose while advisor_mode is scan-time: "
-                                "set advisor_min_pages_to_scan and advisor_max_pages_to_scan, or "
-                                "advisor_mode=none");
+        say_busy(t, c);
     else
         sp_complain(t->command, "%s: %s", t->path, sp_socket_why(error));
 }

@@ -100,15 +100,25 @@ static int parse_name(const char *text, size_t bytes, const char *const *names, 
     return -EINVAL;
 }
 
+/* merge_across_nodes is a number there, too. */
+static bool is_switch(int setting) {
+    return strcmp(sp_setting_info[setting].unit, "bool") == 0 && setting != SP_SETTING_merge_across_nodes;
+}
+
+/* For the others what does not fit is as wrong as anything. */
+static bool tells_range(int setting) {
+    return setting == SP_SETTING_max_page_sharing || setting == SP_SETTING_merge_across_nodes;
+}
+
 int sp_ksm_parse(const struct sp_ksm_file *f, const char *text, size_t bytes, uint64_t *ret_value) {
     const struct sp_setting_info *info = &sp_setting_info[f->setting];
     const char *const *names = sp_setting_names((size_t)f->setting);
     uint64_t v;
     int r = names                                       ? parse_name(text, bytes, names, &v)
-            : strcmp(info->unit, "bool") == 0           ? parse_switch(text, bytes, &v)
+            : is_switch(f->setting)                     ? parse_switch(text, bytes, &v)
             : f->setting == SP_SETTING_max_page_sharing ? parse_sharing(text, bytes, &v)
                                                         : parse_number(text, bytes, &v);
-    if (r == -ERANGE && f->setting == SP_SETTING_max_page_sharing)
+    if (r == -ERANGE && tells_range(f->setting))
         return r;
     if (r < 0 || v < info->value_min || v > info->value_max)
         return -EINVAL;

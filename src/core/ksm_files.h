@@ -4,9 +4,8 @@
  * tables of settings and counters. Pure: who may read or write what, and how the files come to be, is the
  * caller's matter.
  *
- * What the kernel has and this has not: merge_across_nodes, as a kernel without NUMA. A file that is there
- * does what it says; stable_node_chains_prune_millisecs has nothing to do, as there are no chains
- * (core/stable.h), and is there for tools that write it.
+ * All of Linux 6.18's are there, and do what they say; stable_node_chains_prune_millisecs has nothing to do,
+ * as there are no chains (core/stable.h), and is there for tools that write it.
  */
 #ifndef SP_CORE_KSM_FILES_H
 #define SP_CORE_KSM_FILES_H
@@ -34,7 +33,7 @@ size_t sp_ksm_text(const struct sp_ksm_file *f, const struct sp_settings *s, con
 /*
  * What was written to the file of a setting, as mm/ksm.c takes it: a number as kstrtouint(9) reads it, or,
  * where the setting is a switch, what kstrtobool(9) makes of its first letters, or one of its names. -EINVAL:
- * none of them, or out of range; -ERANGE: max_page_sharing beyond an int.
+ * none of them, or out of range; -ERANGE: max_page_sharing beyond an int, merge_across_nodes beyond a long.
  */
 SP_WARN_UNUSED int sp_ksm_parse(const struct sp_ksm_file *f, const char *text, size_t bytes,
                                 uint64_t *ret_value);

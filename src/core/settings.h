@@ -27,8 +27,7 @@
  * another value than the default, which would waste what we are for like those two: core/budget.h. The
  * advisor itself is core/advisor.h. stable_node_chains_prune_millisecs acts on nothing: core/stable.h.
  *
- * Not here: merge_across_nodes. To keep nodes apart soundly, a domain would need a store and an index for
- * each node, and the kernel to be asked for every page's node before each question.
+ * merge_across_nodes can be changed only while nothing is shared, as there: core/node.h has what it does.
  *
  * worker_start_kbytes is H10's, exposure_max_percent H15's.
  */
@@ -67,6 +66,8 @@
       "advised memory below which a process gets no worker")                                                 \
     X(max_page_sharing, pages, SP_UNBOUNDED_SHARING, 2, INT32_MAX, USER, KSM,                                \
       "most pages that may share one page of the store; 2147483647: no bound")                               \
+    X(merge_across_nodes, bool, 1, 0, 1, USER, KSM,                                                          \
+      "0: only pages on the same NUMA node share; can be changed only while no page is shared")              \
     X(use_zero_pages, bool, 1, 0, 1, USER, KSM,                                                              \
       "give pages of zeros back to the kernel instead of sharing them")                                      \
     X(smart_scan, bool, 1, 0, 1, USER, KSM, "leave pages that failed to merge alone for longer and longer")  \

@@ -156,15 +156,23 @@ static void log_change(uid_t uid, pid_t pid, const uid_t *domain, const char *te
     log_client("process %d of uid %u sets, for %s:%s", (int)pid, (unsigned)uid, whose, text);
 }
 
-/* As in KSM, whose error the files have (ksmfs.c). */
-static int permit_pages(struct service *service, const uid_t *domain, const struct sp_settings_change *c) {
+/* Whether pages are shared that may not be by what is given, or would not be found any more. */
+static bool shared_otherwise(const struct domain *d, const struct sp_settings_change *c) {
+    const enum sp_setting nodes = SP_SETTING_merge_across_nodes;
+    struct sp_counters now = {{0}};
+    sp_domain_counters(d->index, &now);
+    return c->given[nodes] && c->values.v[nodes] != d->settings.v[nodes] &&
+           now.v[SP_COUNTER_pages_shared] != 0;
+}
+
+/* What cannot be set just now, as in KSM, whose errors the files have (ksmfs.c). */
+static int permit_now(struct service *service, const uid_t *domain, const struct sp_settings_change *c) {
     const struct domain *one = domain ? service_domain_find(service, *domain) : NULL;
-    if (domain)
-        return advised(one ? &one->settings : &service->settings, c) ? -EBUSY : 0;
-    bool any = advised(&service->settings, c);
+    bool busy = advised(one ? &one->settings : &service->settings, c);
     for (const struct domain *d = service->domains; d; d = d->next)
-        any |= advised(&d->settings, c);
-    return any ? -EBUSY : 0;
+        if (!domain || d == one)
+            busy |= advised(&d->settings, c) || shared_otherwise(d, c);
+    return busy ? -EBUSY : 0;
 }
 
 static void domain_set(struct domain *d, const struct sp_settings_change *c) {
@@ -212,7 +220,7 @@ int control_change(struct sessions *all, uid_t uid, pid_t pid, const uid_t *doma
         domain = &uid;
     int r = permit(uid, domain, c);
     if (!r)
-        r = permit_pages(all->service, domain, c);
+        r = permit_now(all->service, domain, c);
     change_text(c, text, sizeof text);
     if (r)
         return r;

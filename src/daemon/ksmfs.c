@@ -202,7 +202,8 @@ static int file_write(fuse_req_t request, const struct sp_ksm_file *f, const cha
     change.given[f->setting] = true;
     change.values.v[f->setting] = value;
     r = control_change(all, asker(request), fuse_req_ctx(request)->pid, NULL, &change);
-    return r == -EBUSY ? -EINVAL : r; /* pages_to_scan, while it is the advisor's */
+    /* While it is the advisor's; merge_across_nodes has the kernel's EBUSY. */
+    return r == -EBUSY && f->setting == SP_SETTING_pages_to_scan ? -EINVAL : r;
 }
 
 /* Wherever it is written, it is the value. */

@@ -17,10 +17,12 @@
 /* What the content of an item is known by. */
 struct identity {
     sp_fp whole, probe;
-    const uint8_t *content; /* NULL: it has none */
+    const uint8_t *content; /* NULL: it has none, or not what was asked about */
+    int node;               /* on which it is to lie, or SP_NODE_ANY */
 };
 
-/* Items first ... first + n - 1 of the message, to be written to consecutive store pages from `store` on. */
+/* Items first ... first + n - 1 of the message, all on one node, to be written to consecutive store pages
+ * from `store` on. */
 struct batch {
     size_t first, n;
     sp_store_page store;
@@ -55,7 +57,8 @@ static void batch_flush(struct member *m, const struct sp_wire_publish *p, struc
     struct domain *d = m->domain;
     if (!b->n)
         return;
-    int r = store_write(&d->store, b->store, b->identities[b->first].content, b->n);
+    const struct identity *first = &b->identities[b->first];
+    int r = store_write(&d->store, b->store, first->content, b->n, first->node);
     if (r)
         write_failed(d, r);
     else
@@ -75,7 +78,8 @@ static void batch_flush(struct member *m, const struct sp_wire_publish *p, struc
 
 static bool batch_continues(const struct batch *b, size_t item, sp_store_page store) {
     bool same_segment = store.v / SP_SEGMENT_PAGES == b->store.v / SP_SEGMENT_PAGES;
-    return b->n && b->first + b->n == item && b->store.v + b->n == store.v && same_segment;
+    return b->n && b->first + b->n == item && b->store.v + b->n == store.v && same_segment &&
+           b->identities[b->first].node == b->identities[item].node;
 }
 
 /* The index wants the content: it joins the batch, or the batch is written and it begins the next. */
@@ -97,6 +101,24 @@ static void batch_add(struct member *m, const struct sp_wire_publish *p, struct 
     b->n++;
 }
 
+/*
+ * What a content is known by that was asked about as `fp`; nothing when it is another content.
+ *
+ * Nor when the client keeps nodes apart and the domain does not, or the other way: it has not heard of the
+ * settings yet. When these are changed nothing is shared, so that from then on there is never a store page
+ * that was published by other rules, whatever clients do.
+ */
+static struct identity identity_of(const struct domain *d, const uint8_t *content, sp_fp fp) {
+    struct identity none = {.node = SP_NODE_ANY};
+    sp_fp whole = sp_fingerprint(&d->key, content), probe = sp_probe(&d->key, content);
+    int node;
+    if (!sp_fp_node(fp, sp_fp_whole(fp) ? whole : probe, &node))
+        return none;
+    if ((node == SP_NODE_ANY) != d->settings.v[SP_SETTING_merge_across_nodes])
+        return none;
+    return (struct identity){sp_fp_on_node(whole, node), sp_fp_on_node(probe, node), content, node};
+}
+
 /* What the contents are known by. */
 static void identify(const struct domain *d, const struct sp_wire_publish *p,
                      struct identity ret[SP_WIRE_PUBLISH_MAX]) {
@@ -104,16 +126,13 @@ static void identify(const struct domain *d, const struct sp_wire_publish *p,
     for (size_t i = 0; i < p->n; i++) {
         if (!(p->item[i].flags & SP_WIRE_ITEM_CONTENT))
             continue;
-        ret[i] = (struct identity){sp_fingerprint(&d->key, content), sp_probe(&d->key, content), content};
+        ret[i] = identity_of(d, content, (sp_fp){p->item[i].fp});
+        content += SP_PAGE_SIZE;
+        if (!ret[i].content)
+            continue;
         sp_domain_prefetch(d->index, ret[i].whole);
         sp_domain_prefetch(d->index, ret[i].probe);
-        content += SP_PAGE_SIZE;
     }
-}
-
-/* Whether there is a content, and it is what the client asked about. */
-static bool is_as_asked(const struct identity *identity, sp_fp fp) {
-    return identity->content && fp.v == (sp_fp_whole(fp) ? identity->whole.v : identity->probe.v);
 }
 
 void member_publish(struct member *m, const struct sp_wire_publish *p, struct sp_wire_answer *ret_answers) {
@@ -125,7 +144,7 @@ void member_publish(struct member *m, const struct sp_wire_publish *p, struct sp
         const struct sp_wire_item *item = &p->item[i];
         struct sp_answer a;
         answer_set(&ret_answers[i], SP_ANSWER_DECLINED, SP_STORE_NONE);
-        if (!is_as_asked(&identities[i], (sp_fp){item->fp})) {
+        if (!identities[i].content) {
             sp_domain_publish_refuse(d->index, m->client, query_of(item));
             continue;
         }

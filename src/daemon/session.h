@@ -89,7 +89,8 @@ bool control_controls(uid_t uid);
 bool control_sees(uid_t uid, const struct domain *d);
 /* Changes settings for a user: of that domain, or (NULL) of all that they control. 0, -EACCES (somebody
  * else's domain, or a setting that is not the user's to change), -ESRCH (no such domain), -EINVAL (a setting
- * of all domains together for one of them), -EBUSY (pages_to_scan while it is the advisor's), -ENOMEM. */
+ * of all domains together for one of them), -EBUSY (pages_to_scan while it is the advisor's,
+ * merge_across_nodes while pages are shared), -ENOMEM. */
 SP_WARN_UNUSED int control_change(struct sessions *all, uid_t uid, pid_t pid, const uid_t *domain,
                                   const struct sp_settings_change *c);
 /* The same, as SET asks for it. */

@@ -71,11 +71,11 @@ int store_place(struct store *s, sp_store_page page, uint64_t *segment) {
     return r;
 }
 
-int store_write(struct store *s, sp_store_page first, const void *pages, size_t n) {
+int store_write(struct store *s, sp_store_page first, const void *pages, size_t n, int node) {
     const struct store_segment *g = segment_find(s, segment_of(first));
     if (!g || !g->open)
         return -ENOENT;
-    return sp_segment_write_many(&g->file, first.v % SP_SEGMENT_PAGES, pages, n);
+    return sp_segment_write_on(&g->file, first.v % SP_SEGMENT_PAGES, pages, n, node);
 }
 
 void store_wrote(const struct store *s, struct sp_filling *f, sp_store_page first) {

@@ -6,13 +6,13 @@
  * finished when a later one has been begun, no client fills a chunk of it, and each page that was placed has
  * been punched.
  *
- * Written by pwrite and not mapped, but for a moment in sp_segment_huge (H14). Never truncated, no offset used
- * twice (I3).
+ * Written by pwrite and not mapped, but for a moment in sp_segment_huge (H14). Never truncated, no offset
+ * used twice (I3).
  */
 #ifndef SP_DAEMON_STORE_H
 #define SP_DAEMON_STORE_H
 
-#include "core/types.h"
+#include "core/node.h"
 #include "os/filling.h"
 #include "os/store.h"
 
@@ -38,8 +38,9 @@ SP_WARN_UNUSED int store_place(struct store *s, sp_store_page page, uint64_t *se
 /* The writer has gone. */
 void store_writer_gone(struct store *s, uint64_t segment);
 
-/* Writes `n` pages from consecutive memory to consecutive pages of one segment. */
-SP_WARN_UNUSED int store_write(struct store *s, sp_store_page first, const void *pages, size_t n);
+/* Writes `n` pages from consecutive memory to consecutive pages of one segment, to lie on that node, or, with
+ * SP_NODE_ANY, anywhere. */
+SP_WARN_UNUSED int store_write(struct store *s, sp_store_page first, const void *pages, size_t n, int node);
 /* After that: the chunk may be one that its writer wants huge. */
 void store_wrote(const struct store *s, struct sp_filling *f, sp_store_page first);
 /* Gives the memory of pages back, across segments. An error leaves memory taken, nothing else. */

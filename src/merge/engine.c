@@ -200,6 +200,10 @@ void sp_engine_mappings(struct sp_engine *e, sp_mappings_reader *reader) {
     e->mappings = reader;
 }
 
+void sp_engine_nodes(struct sp_engine *e, sp_nodes_reader *reader) {
+    e->nodes = reader;
+}
+
 void sp_engine_bare(struct sp_engine *e) {
     e->bare_thread = true;
 }

@@ -18,6 +18,7 @@
 #include "core/types.h"
 #include "merge/link.h"
 #include "os/lock.h"
+#include "os/nodes.h"
 #include "os/pagemap.h"
 #include "os/proc.h"
 
@@ -112,6 +113,10 @@ void sp_engine_remove_locked(struct sp_engine *e, uint64_t start, uint64_t end, 
 /* What finds out which mappings there are, instead of sp_proc_mappings: for an owner who knows more than the
  * kernel tells at no cost. Before anything is registered. */
 void sp_engine_mappings(struct sp_engine *e, sp_mappings_reader *reader);
+
+/* What finds out on which NUMA nodes pages lie, instead of the kernel: the machines of tests have one node.
+ * Before anything is registered. */
+void sp_engine_nodes(struct sp_engine *e, sp_nodes_reader *reader);
 
 /* The worker will be a bare thread (os/thread.h), and the caller tells it of changes of identity. Before
  * anything is registered. */

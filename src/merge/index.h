@@ -23,9 +23,10 @@ struct sp_index_uses {
     struct sp_domain *domain;
     sp_client client;
     const struct sp_key *key;
-    /* One page of the store. */
+    bool apart; /* only pages on the same node may be found to be the same (core/node.h) */
+    /* One page of the store; written, it is to lie on the node, or, with SP_NODE_ANY, anywhere. */
     int (*read)(void *ctx, sp_store_page store, void *ret_content);
-    int (*write)(void *ctx, sp_store_page store, const void *content);
+    int (*write)(void *ctx, sp_store_page store, const void *content, int node);
     /* The page is worth asking about again; `ctx` as in struct sp_domain_events. */
     void (*hint)(void *ctx, sp_client client, sp_page page);
     void *ctx;

@@ -4,6 +4,8 @@
 
 #include <errno.h>
 
+#include "core/node.h"
+
 static void hash_free(struct sp_index *x) {
     sp_alloc_put(sp_domain_alloc(x->uses.domain), x, sizeof(*x));
 }
@@ -18,20 +20,21 @@ static struct sp_answer hash_publish(struct sp_index *x, const struct sp_query *
     struct sp_answer answer = {.kind = SP_ANSWER_DECLINED, .store = SP_STORE_NONE};
     struct sp_answer declined = answer;
     sp_fp whole = {0}, probe = {0};
-    bool same = false;
+    int node;
     if (content) {
         whole = sp_fingerprint(u->key, content);
         probe = sp_probe(u->key, content);
-        same = q->fp.v == (sp_fp_whole(q->fp) ? whole.v : probe.v);
     }
-    if (!same) {
+    if (!content || !sp_fp_node(q->fp, sp_fp_whole(q->fp) ? whole : probe, &node)) {
         sp_domain_publish_refuse(u->domain, u->client, *q);
         return declined;
     }
+    whole = sp_fp_on_node(whole, node);
+    probe = sp_fp_on_node(probe, node);
     sp_domain_publish(u->domain, u->client, *q, whole, &answer);
     if (answer.kind != SP_ANSWER_SEND)
         return answer;
-    if (u->write(u->ctx, answer.store, content)) {
+    if (u->write(u->ctx, answer.store, content, node)) {
         sp_domain_publish_abort(u->domain, u->client, *q, answer.store);
         return declined;
     }

@@ -130,14 +130,14 @@ static int segment_get(struct local *l, uint64_t number, struct sp_segment **ret
     return 0;
 }
 
-static int store_write(void *ctx, sp_store_page store, const void *content) {
+static int store_write(void *ctx, sp_store_page store, const void *content, int node) {
     struct local *l = ctx;
     struct sp_segment *s;
     int error = segment_get(l, store.v / SP_SEGMENT_PAGES, &s);
     if (error)
         return error;
     sp_filling_place(&l->filling, store, l->link.whole);
-    error = sp_segment_write(s, store.v % SP_SEGMENT_PAGES, content);
+    error = sp_segment_write_on(s, store.v % SP_SEGMENT_PAGES, content, 1, node);
     if (!error)
         sp_filling_wrote(&l->filling, s, store);
     return error;
@@ -155,6 +155,7 @@ static int index_open(struct local *l) {
     struct sp_index_uses uses = {.domain = l->domain,
                                  .client = l->client,
                                  .key = &l->key,
+                                 .apart = !l->settings.v[SP_SETTING_merge_across_nodes],
                                  .read = store_read,
                                  .write = store_write,
                                  .hint = on_hint,

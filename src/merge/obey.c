@@ -23,8 +23,7 @@ bool sp_obey_stopped(const struct sp_worker *w) {
            s->v[SP_SETTING_max_pages_to_merge] == 0;
 }
 
-/* Known pages are read again: among them may be some of zeros, which are to be given back from now on. With
- * the lock held. */
+/* Known pages are read again, and asked about anew. With the lock held. */
 static void read_again(struct sp_engine *e) {
     for (struct sp_window *win = sp_windows_next(&e->windows, 0); win;
          win = sp_windows_next(&e->windows, win->number + 1)) {
@@ -38,6 +37,13 @@ static void read_again(struct sp_engine *e) {
     }
 }
 
+/* Whether something changes for pages that are known: some of them may be zeros, which are to be given back
+ * from now on, or the index knows them under other fingerprints (core/node.h). */
+static bool concerns_known(const struct sp_settings *old, const struct sp_settings *new) {
+    return new->v[SP_SETTING_use_zero_pages] > old->v[SP_SETTING_use_zero_pages] ||
+           new->v[SP_SETTING_merge_across_nodes] != old->v[SP_SETTING_merge_across_nodes];
+}
+
 /* `joined`: by a welcome, so that whatever is merged was merged for another daemon. */
 static void take_over(struct sp_worker *w, const struct sp_settings *new, uint32_t number, bool joined) {
     struct sp_engine *e = w->engine;
@@ -45,7 +51,7 @@ static void take_over(struct sp_worker *w, const struct sp_settings *new, uint32
     struct sp_settings old = e->settings;
     e->settings = *new;
     e->settled = false; /* whoever asks wants to know how it is now: the next pass will tell */
-    if (new->v[SP_SETTING_use_zero_pages] > old.v[SP_SETTING_use_zero_pages])
+    if (concerns_known(&old, new))
         read_again(e);
     sp_engine_unlock(e);
     uint64_t run = new->v[SP_SETTING_run];

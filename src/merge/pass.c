@@ -15,6 +15,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#include "core/node.h"
 #include "merge/state.h"
 #include "os/kernel.h"
 #include "os/mapping.h"
@@ -206,6 +207,16 @@ static sp_bits hinted_pages(const struct sp_worker *w, const struct sp_window *w
     return pages;
 }
 
+/* What a known page is asked about by again: what is known of it. Where nodes are kept apart it may lie on
+ * another by now, so it is read again, and that changed in sp_nodes_ask. */
+static sp_fp known_fp(const struct sp_worker *w, const struct sp_window *win, unsigned slot) {
+    sp_fp known = {win->slot[slot]};
+    if (!sp_nodes_apart(w))
+        return known;
+    const uint8_t *page = page_memory(win, slot);
+    return sp_fp_whole(known) ? sp_fingerprint(&w->key, page) : sp_probe(&w->key, page);
+}
+
 /* Reads the candidates, and known pages that were hinted at, and writes the questions. */
 static void fingerprint(struct sp_worker *w, struct sp_window *win, const sp_bits *candidates) {
     sp_bits hinted = w->work.huge ? win->known : hinted_pages(w, win), pages = *candidates;
@@ -218,7 +229,7 @@ static void fingerprint(struct sp_worker *w, struct sp_window *win, const sp_bit
         if (sp_bits_get(candidates, slot))
             fingerprint_candidate(w, win, slot);
         else if (sp_bits_get(&hinted, slot))
-            query_add(w, win, slot, (sp_fp){win->slot[slot]});
+            query_add(w, win, slot, known_fp(w, win, slot));
     }
     sp_bits_minus(&win->reask, &w->work.bits.eligible);
 }
@@ -362,8 +373,8 @@ static size_t refine_read(struct sp_worker *w, uint64_t number) {
         struct sp_query *q = &work->queries[i];
         if (sp_bits_get(&pages, sp_page_slot(q->page))) {
             const void *page = (const void *)(uintptr_t)(q->page.v << SP_PAGE_SHIFT);
-            q->fp = sp_fingerprint(&w->key, page);
-            q->probe = sp_probe(&w->key, page);
+            q->fp = sp_fp_on_node(sp_fingerprint(&w->key, page), sp_nodes_asked(w, i));
+            q->probe = sp_fp_on_node(sp_probe(&w->key, page), sp_nodes_asked(w, i));
             work->publish[n++] = *q;
         } else {
             work->answers[i].kind = SP_ANSWER_DECLINED;
@@ -402,6 +413,7 @@ static void unanswered(struct sp_worker *w, uint64_t number) {
     struct sp_window *win = window_again(w, number);
     if (win) {
         sp_bits pages = work->bits.zeros;
+        sp_bits_or(&pages, &work->bits.nowhere);
         for (size_t i = 0; i < work->n; i++)
             sp_bits_set(&pages, sp_page_slot(work->queries[i].page));
         SP_BITS_EACH(&pages, slot) {
@@ -433,6 +445,7 @@ static int ask_huge(struct sp_worker *w, uint64_t number, bool may_wait, bool *r
 static int ask(struct sp_worker *w, uint64_t number, bool may_wait) {
     struct sp_work *work = &w->work;
     bool done = false;
+    sp_nodes_ask(w);
     if (!work->n)
         return 0;
     int huge_error = work->huge ? ask_huge(w, number, may_wait, &done) : 0;
@@ -519,6 +532,8 @@ static void sort(struct sp_worker *w, uint64_t number) {
         } else if (i < work->n && sp_page_slot(work->queries[i].page) == slot) {
             sort_answer(w, win, &work->queries[i], &work->answers[i]);
             i++;
+        } else if (win && sp_bits_get(&work->bits.nowhere, slot)) {
+            page_again(w->engine, win, slot);
         }
     }
     sp_engine_unlock(w->engine);
@@ -899,8 +914,9 @@ void sp_pass_window(struct sp_worker *w, uint64_t number, enum sp_pass_mode mode
         unanswered(w, number);
         return;
     }
-    if (!w->work.n && !sp_bits_any(&w->work.bits.zeros))
-        return;
+    const struct sp_bits_pair *bits = &w->work.bits;
+    if (!w->work.n && !sp_bits_any(&bits->zeros) && !sp_bits_any(&bits->nowhere))
+        return; /* a huge page that waits */
     sort(w, number);
     if (w->work.huge)
         judge_huge(w, number, mode);

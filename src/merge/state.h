@@ -53,6 +53,7 @@ struct sp_engine {
     bool start_wanted; /* a worker is to be started when the lock is released */
 
     sp_mappings_reader *mappings; /* finds out what is to be registered; set before anything is */
+    sp_nodes_reader *nodes;       /* finds out on which nodes pages lie, instead of the kernel; NULL: that */
     bool bare_thread;             /* the worker is one the C library does not know of; set before it starts */
     bool identity_wanted;         /* and is to become: */
     struct sp_identity identity;
@@ -77,6 +78,7 @@ struct sp_work {
     size_t n;
     struct sp_query queries[SP_WINDOW_PAGES];
     struct sp_answer answers[SP_WINDOW_PAGES];
+    int nodes[SP_WINDOW_PAGES]; /* of the pages asked about, where nodes are kept apart */
     size_t n_publish;
     struct sp_query publish[SP_WINDOW_PAGES];
     struct sp_answer published[SP_WINDOW_PAGES];
@@ -88,6 +90,7 @@ struct sp_work {
     struct sp_batch_run batch_runs[SP_WINDOW_PAGES];
     struct sp_bits_pair {
         sp_bits zeros;    /* candidates that hold zeros */
+        sp_bits nowhere;  /* candidates that lie on no node, where that matters */
         sp_bits guessed;  /* sites that the index found by their probes */
         sp_bits eligible; /* pages of the window that may be read and merged */
     } bits;
@@ -250,6 +253,15 @@ void sp_huge_unask(struct sp_engine *e, struct sp_window *win);
 /* What to do with the sites found; `now`: it will not be asked about again. With the lock held. */
 enum sp_huge_verdict sp_huge_judge(struct sp_worker *w, struct sp_window *win, bool now);
 void sp_huge_split(uint64_t window);
+
+/* nodes.c */
+/* Whether only pages on the same node are to share. */
+bool sp_nodes_apart(const struct sp_worker *w);
+/* If so, finds out on which nodes the pages lie that are to be asked about, so that they are asked about by
+ * node. Those that lie on none are not to be asked about: work.bits.nowhere. Without the lock. */
+void sp_nodes_ask(struct sp_worker *w);
+/* The node of the i-th of these pages, or SP_NODE_ANY. */
+int sp_nodes_asked(const struct sp_worker *w, size_t i);
 
 /* obey.c */
 /* Takes over the settings that came with the welcome, or through the link since. */

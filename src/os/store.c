@@ -17,6 +17,7 @@
 #include "os/fault.h"
 #include "os/kernel.h"
 #include "os/mapping.h"
+#include "os/nodes.h"
 #include "os/proc.h"
 #include "os/syscall.h"
 
@@ -89,6 +90,15 @@ int sp_segment_write_many(const struct sp_segment *s, uint64_t index, const void
     if (!inside(index, n))
         return -EINVAL;
     return write_all(s->fd, pages, n * SP_PAGE_SIZE, index * SP_PAGE_SIZE);
+}
+
+int sp_segment_write_on(const struct sp_segment *s, uint64_t index, const void *pages, size_t n, int node) {
+    struct sp_nodes_policy before;
+    bool placed = node >= 0 && sp_nodes_many() && !sp_nodes_prefer(node, &before);
+    int r = sp_segment_write_many(s, index, pages, n);
+    if (placed)
+        sp_nodes_restore(&before);
+    return r;
 }
 
 int sp_segment_write(const struct sp_segment *s, uint64_t index, const void *page) {

@@ -29,13 +29,17 @@ SP_WARN_UNUSED int sp_segment_write(const struct sp_segment *s, uint64_t index, 
 /* Writes `n` pages from consecutive memory. All or an error (then the caller must punch). */
 SP_WARN_UNUSED int sp_segment_write_many(const struct sp_segment *s, uint64_t index, const void *pages,
                                          size_t n);
+/* The same, to lie on that NUMA node if it has memory left; a negative one: anywhere. Pages that were made
+ * before (sp_segment_huge) stay where they are. */
+SP_WARN_UNUSED int sp_segment_write_on(const struct sp_segment *s, uint64_t index, const void *pages,
+                                       size_t n, int node);
 /*
  * Makes the chunk of SP_WINDOW_PAGES pages from page `index` on (a multiple) one huge page, its holes zeros,
- * before it is written: with a huge page in the store, a mapping of all of it is a huge mapping. At least one
- * page must be in it (-EINVAL). Takes 2 MiB of memory whatever was there, at no other cost than the pages
- * themselves would have been; whoever does not fill it must punch the rest. -EINVAL: the machine has no huge
- * pages for shared memory (shmem_enabled is "deny"); -EAGAIN, -EBUSY, -ENOMEM: not now. Nothing is changed
- * then.
+ * before all of it is written: with a huge page in the store, a mapping of all of it is a huge mapping. At
+ * least one page must be in it (-EINVAL). Takes 2 MiB of memory whatever was there, at no other cost than the
+ * pages themselves would have been; whoever does not fill it must punch the rest. -EINVAL: the machine has no
+ * huge pages for shared memory (shmem_enabled is "deny"); -EAGAIN, -EBUSY, -ENOMEM: not now. Nothing is
+ * changed then.
  */
 SP_WARN_UNUSED int sp_segment_huge(const struct sp_segment *s, uint64_t index);
 /* Reads one page back. */

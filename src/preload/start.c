@@ -11,6 +11,8 @@
  *     SAMEPAGE_SET      "KEY=VALUE,...", see core/settings.h
  *     SAMEPAGE_SCOPE    what is merged, see preload/scope.h
  *     SAMEPAGE_MERGE_ANY  see inherit.c
+ *     SAMEPAGE_SIMULATE_NODE  a NUMA node that all of the process's memory is taken to lie on, so that a
+ *                       machine with one node shows what merge_across_nodes does on others
  *
  * Runs before every other constructor, the C library's own included (-z initfirst; see fork.c for why), so
  * that the environment comes from the arguments that the dynamic linker passes, not from getenv.
@@ -21,6 +23,7 @@
 #include <sys/mman.h>
 
 #include "client/remote.h"
+#include "core/node.h"
 #include "core/settings.h"
 #include "preload/scope.h"
 #include "preload/shim.h"
@@ -55,10 +58,32 @@ static void alive_map(const char *path) {
     sp_syscall(SYS_close, fd);
 }
 
+static int simulated_node;
+
+static int simulated_nodes(const void *const *pages, size_t n, int *ret_nodes) {
+    (void)pages;
+    for (size_t i = 0; i < n; i++)
+        ret_nodes[i] = simulated_node;
+    return 0;
+}
+
+/* 0 to SP_NODE_MAX. */
+static bool node_parse(const char *text, int *ret_node) {
+    int node = 0;
+    const char *at = text;
+    for (; *at >= '0' && *at <= '9' && node <= SP_NODE_MAX; at++)
+        node = node * 10 + (*at - '0');
+    if (at == text || *at || node > SP_NODE_MAX)
+        return false;
+    *ret_node = node;
+    return true;
+}
+
 static void start(char **environment) {
     const char *socket = environment_get(environment, "SAMEPAGE_SOCKET");
     const char *set = environment_get(environment, "SAMEPAGE_SET");
     const char *alive = environment_get(environment, "SAMEPAGE_ALIVE");
+    const char *node = environment_get(environment, "SAMEPAGE_SIMULATE_NODE");
     struct sp_settings settings;
     enum sp_scope scope = SP_SCOPE_DEFAULT;
     bool scope_known = sp_scope_parse(environment_get(environment, "SAMEPAGE_SCOPE"), &scope);
@@ -80,6 +105,10 @@ static void start(char **environment) {
         complain(environment, "SAMEPAGE_SCOPE", "neither 'all' nor 'advised'");
         return;
     }
+    if (node && *node && !node_parse(node, &simulated_node)) {
+        complain(environment, "SAMEPAGE_SIMULATE_NODE", "not the number of a node, 0 to 1023");
+        return;
+    }
     if (socket[0] != '/') {
         complain(environment, "SAMEPAGE_SOCKET", "not an absolute path");
         return;
@@ -97,6 +126,8 @@ static void start(char **environment) {
     shim.pid = (int)sp_syscall(SYS_getpid);
     sp_engine_bare(engine);
     sp_engine_mappings(engine, shim_mappings);
+    if (node && *node)
+        sp_engine_nodes(engine, simulated_nodes);
     shim.all = scope == SP_SCOPE_ALL;
     shim.merge_any = inherit_read(environment);
     shim.allowed_bytes = shim.merge_any ? 0 : settings.v[SP_SETTING_worker_start_kbytes] * 1024;

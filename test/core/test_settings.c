@@ -70,6 +70,7 @@ static void settings_of_ksm_have_its_ranges(void **state) {
         {SP_SETTING_advisor_target_scan_time, 1, UINT32_MAX},
         {SP_SETTING_advisor_min_pages_to_scan, 0, UINT32_MAX},
         {SP_SETTING_advisor_max_pages_to_scan, 0, UINT32_MAX},
+        {SP_SETTING_merge_across_nodes, 0, 1},
         {SP_SETTING_stable_node_chains_prune_millisecs, 0, UINT32_MAX},
     };
     size_t found = 0;

@@ -192,13 +192,22 @@ struct engine_rig {
     struct sp_engine *engine;
 };
 
-/* Quick to settle, so that tests are. `wrap` may put a link of the test's own around the local one. */
-static inline void rig_init(struct engine_rig *r, struct sp_link *(*wrap)(struct sp_link *)) {
+/* Quick to settle, so that tests are. */
+static inline void rig_settings(struct engine_rig *r) {
     sp_settings_init(&r->settings);
     r->settings.v[SP_SETTING_sleep_millisecs] = 10;
     r->settings.v[SP_SETTING_sleep_max_millisecs] = 40;
+}
+
+/* With the settings as they are. `wrap` may put a link of the test's own around the local one. */
+static inline void rig_begin(struct engine_rig *r, struct sp_link *(*wrap)(struct sp_link *)) {
     must(sp_local_link_new(&r->settings, test_index(), &r->link), "local link");
     must(sp_engine_new(wrap ? wrap(r->link) : r->link, &r->settings, &r->engine), "engine");
+}
+
+static inline void rig_init(struct engine_rig *r, struct sp_link *(*wrap)(struct sp_link *)) {
+    rig_settings(r);
+    rig_begin(r, wrap);
 }
 
 static inline uint64_t rig_add(struct engine_rig *r, const void *p, size_t bytes) {

@@ -199,6 +199,40 @@ static void test_alike_as_a_whole(void **state) {
     rig_end(&r, p);
 }
 
+/* Two halves on two nodes in turns, the second in turns twice as long: whole windows share where they are on
+ * the same node, and none with one on another. */
+static const uint8_t *halves;
+
+static int nodes_in_turns(const void *const *pages, size_t n, int *ret_nodes) {
+    for (size_t i = 0; i < n; i++) {
+        size_t window = (size_t)((const uint8_t *)pages[i] - halves) / H;
+        ret_nodes[i] = (int)(window < SPAN ? window % 2 : window / 2 % 2);
+    }
+    return 0;
+}
+
+static void test_nodes_apart(void **state) {
+    struct engine_rig r;
+    uint8_t *p = halves_new(0);
+    halves = p;
+    rig_settings(&r);
+    r.settings.v[SP_SETTING_merge_across_nodes] = 0;
+    rig_begin(&r, NULL);
+    sp_engine_nodes(r.engine, nodes_in_turns);
+    rig_add(&r, p, 2 * SPAN * H);
+    assert_true(rig_until(&r, SP_COUNTER_pages_merged, SPAN * PAGES, SPAN * PAGES));
+    assert_int_equal(rig_settle(&r), 0);
+    assert_int_equal(rig_counter(&r, SP_COUNTER_pages_merged_huge), SPAN * PAGES);
+    assert_int_equal(rig_counter(&r, SP_COUNTER_pages_shared), SPAN * PAGES / 2);
+    assert_int_equal(huge_windows(p, 2 * SPAN), 2 * SPAN);
+    for (size_t i = 0; i < SPAN; i++) {
+        bool same = i % 2 == i / 2 % 2;
+        assert_true(page_of_store(p + i * H) == same && page_of_store(p + (SPAN + i) * H) == same);
+    }
+    halves_are(p, 0);
+    rig_end(&r, p);
+}
+
 /* Memory of which a page was published is made anew as a huge page: what was published before stays. */
 static void test_published_before(void **state) {
     struct engine_rig r;
@@ -501,6 +535,7 @@ int main(void) {
         cmocka_unit_test(test_fork_meanwhile),
         cmocka_unit_test(test_clone_meanwhile),
         cmocka_unit_test(test_equal_ones_stay_huge),
+        cmocka_unit_test(test_nodes_apart),
         cmocka_unit_test(test_hot_ones_are_not_armed),
         cmocka_unit_test(test_published_before),
         cmocka_unit_test(test_few_questions),

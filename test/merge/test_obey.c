@@ -389,14 +389,9 @@ static uint64_t store_page(const uint8_t *page) {
 
 static void test_max_page_sharing(void **state) {
     enum { COPIES = 40, MOST = 3 };
-    struct sp_settings settings;
-    sp_settings_init(&settings);
-    settings.v[SP_SETTING_sleep_millisecs] = 10;
-    settings.v[SP_SETTING_sleep_max_millisecs] = 40;
-    settings.v[SP_SETTING_max_page_sharing] = MOST;
-    r.settings = settings;
-    must(sp_local_link_new(&settings, test_index(), &r.link), "local link");
-    must(sp_engine_new(r.link, &settings, &r.engine), "engine");
+    rig_settings(&r);
+    r.settings.v[SP_SETTING_max_page_sharing] = MOST;
+    rig_begin(&r, NULL);
     uint8_t *p = memory_new(N);
     fill(p, PAGES, 1);
     for (size_t i = 0; i < COPIES; i++)

@@ -8,6 +8,7 @@
 #include "os/fault.h"
 #include "os/lock.h"
 #include "os/memory.h"
+#include "os/nodes.h"
 #include "os/proc.h"
 #include "os/remote.h"
 #include "os/socket.h"
@@ -50,6 +51,7 @@ static struct sp_range range;
 static struct sp_file_mapping file_mapping;
 static struct sp_segment segment = {-1, -1};
 static struct sp_memory *arena;
+static struct sp_nodes_policy policy;
 static struct sp_thread thread;
 static pid_t pid;
 static uid_t uid;
@@ -101,6 +103,9 @@ static uint8_t bytes[32];
     X("segment_punch", sp_segment_punch(&segment, 0, 1))                                                     \
     X("segment_huge", sp_segment_huge(&segment, 0))                                                          \
     X("segment_memory", sp_segment_memory(&segment, &word))                                                  \
+    X("segment_write", sp_segment_write_on(&segment, 0, bytes, 1, -1))                                       \
+    X("nodes_of", sp_nodes_of(NULL, 0, NULL))                                                                \
+    X("nodes_prefer", sp_nodes_prefer(0, &policy))                                                           \
     X("token_new", sp_token_new(&fd, &ptr))                                                                  \
     X("token_drop", sp_token_drop(NULL))                                                                     \
     X("token_check", sp_token_check(-1))                                                                     \

@@ -69,6 +69,8 @@ def environment_cases(calls, shim, environment):
             ("unknown setting", {"SAMEPAGE_SET": "nonsense=1"}, "SAMEPAGE_SET"),
             ("value out of range", {"SAMEPAGE_SET": "freeze_micros=0"}, "SAMEPAGE_SET"),
             ("garbage", {"SAMEPAGE_SET": "\x01,,=="}, "SAMEPAGE_SET"),
+            ("no node", {"SAMEPAGE_SIMULATE_NODE": "1024"}, "SAMEPAGE_SIMULATE_NODE"),
+            ("no number of a node", {"SAMEPAGE_SIMULATE_NODE": "1x"}, "SAMEPAGE_SIMULATE_NODE"),
             ("unknown scope", {"SAMEPAGE_SCOPE": "most"}, "SAMEPAGE_SCOPE"),
             ("empty socket", {"SAMEPAGE_SOCKET": ""}, "SAMEPAGE_SOCKET"),
             ("long socket", {"SAMEPAGE_SOCKET": "/" + "x" * 300}, "SAMEPAGE_SOCKET"),

@@ -33,8 +33,9 @@ for line in sys.stdin:
         print(all(m[:] == content(s) for m, s in memory), flush=True)
 """
 
-SETTINGS = ("run", "sleep_millisecs", "sleep_max_millisecs", "pages_to_scan", "max_pages_to_merge", "freeze_micros", "map_percent",
-            "huge_split_percent", "worker_start_kbytes", "max_page_sharing", "use_zero_pages", "smart_scan", "advisor_mode",
+SETTINGS = ("run", "sleep_millisecs", "sleep_max_millisecs", "pages_to_scan", "max_pages_to_merge", "freeze_micros",
+            "map_percent", "huge_split_percent", "worker_start_kbytes", "max_page_sharing", "merge_across_nodes",
+            "use_zero_pages", "smart_scan", "advisor_mode",
             "advisor_max_cpu", "advisor_target_scan_time", "advisor_min_pages_to_scan", "advisor_max_pages_to_scan",
             "stable_node_chains_prune_millisecs", "lazy_max_cpu", "store_max_mbytes", "exposure_max_percent")
 
@@ -256,12 +257,11 @@ class Get(Control):
 
     def test_counters_have_ksms_names(self):
         """Every file of the kernel's directory that is no setting is a counter here."""
-        settings_only = {"merge_across_nodes"}
         try:
             files = set(os.listdir("/sys/kernel/mm/ksm"))
         except FileNotFoundError:
             self.skipTest("this kernel has no KSM")
-        for name in files - settings_only - set(SETTINGS):
+        for name in files - set(SETTINGS):
             self.assertEqual(self.get(name), 0)
         a, b = self.twins(1)
         self.assertEqual(self.get("pages_shared"), 8 * MIB // PAGE)

@@ -14,8 +14,8 @@ from cli_helper import SAMEPAGED, Case, become_nobody, wait_until
 
 KERNEL = "/sys/kernel/mm/ksm"
 LONGS = ("advisor_max_cpu", "advisor_target_scan_time", "advisor_min_pages_to_scan", "advisor_max_pages_to_scan")
-SETTINGS = ("run", "sleep_millisecs", "pages_to_scan", "max_page_sharing", "use_zero_pages", "smart_scan",
-            "advisor_mode", *LONGS, "stable_node_chains_prune_millisecs")
+SETTINGS = ("run", "sleep_millisecs", "pages_to_scan", "max_page_sharing", "merge_across_nodes", "use_zero_pages",
+            "smart_scan", "advisor_mode", *LONGS, "stable_node_chains_prune_millisecs")
 MODE = r"\[none\] scan-time\n|none \[scan-time\]\n"
 # Wrong for every file of a number; what is wrong for some only follows.
 WRONG = ("", "\n", " 1", "1 ", "-1", "x", "1\n\n", "0x1", "4294967296", "99999999999999999999", "1 2", "\0", "é")
@@ -70,7 +70,7 @@ class Files(Case):
             self.assertRegex(read(self.path(name)), r"^\d+\n$" if name != "advisor_mode" else MODE)
         if os.path.isdir(KERNEL):
             missing = set(os.listdir(KERNEL)) - set(names)
-            self.assertEqual(missing - {"merge_across_nodes"}, set())
+            self.assertEqual(missing, set())
             self.assertEqual(set(names) - set(os.listdir(KERNEL)), set())
 
     def test_formats_are_the_kernels(self):
@@ -87,6 +87,7 @@ class Files(Case):
         """Nothing valid is written to the kernel's but what it says already."""
         for name in SETTINGS:
             own = {"run": ("3", "-0", "+"), "max_page_sharing": ("1", "0", "2147483648"),
+                   "merge_across_nodes": ("2", "y", "on", "18446744073709551616"),
                    "use_zero_pages": ("2", "o", "+1"), "smart_scan": ("2", "o", "+1"),
                    "advisor_mode": ("0", "None", "none ", "[none]", "scan-time\n\n", "scan"),
                    "advisor_target_scan_time": ("0",)}.get(name, ())
@@ -116,7 +117,7 @@ class Files(Case):
 
     def test_files_and_command_agree(self):
         for name, value in (("run", "0"), ("sleep_millisecs", "77"), ("pages_to_scan", "1234"),
-                            ("max_page_sharing", "9"), ("use_zero_pages", "0"), ("smart_scan", "0")):
+                            ("max_page_sharing", "9"), ("merge_across_nodes", "0"), ("use_zero_pages", "0"), ("smart_scan", "0")):
             with open(self.path(name), "w", encoding="ascii") as f:  # truncates, as a shell's > does
                 f.write(value + "\n")
             self.assertEqual(self.get(name), value + "\n")
