@@ -204,6 +204,10 @@ void sp_engine_nodes(struct sp_engine *e, sp_nodes_reader *reader) {
     e->nodes = reader;
 }
 
+void sp_engine_patience(struct sp_engine *e, uint64_t ns) {
+    e->begin_ns = sp_now_ns() + ns;
+}
+
 void sp_engine_bare(struct sp_engine *e) {
     e->bare_thread = true;
 }

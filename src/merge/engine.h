@@ -118,6 +118,10 @@ void sp_engine_mappings(struct sp_engine *e, sp_mappings_reader *reader);
  * Before anything is registered. */
 void sp_engine_nodes(struct sp_engine *e, sp_nodes_reader *reader);
 
+/* No work begins before `ns` from now: for programs that nobody has asked whether they want it, most of which end
+ * before it would be worth their CPU time. Before anything is registered. */
+void sp_engine_patience(struct sp_engine *e, uint64_t ns);
+
 /* The worker will be a bare thread (os/thread.h), and the caller tells it of changes of identity. Before
  * anything is registered. */
 void sp_engine_bare(struct sp_engine *e);

@@ -637,6 +637,7 @@ static int worker_init(struct sp_worker *w) {
     if (error)
         return error;
     w->engine->link->idle_fd = -1;
+    w->next_link_ns = w->engine->begin_ns;
     __atomic_store_n(&w->engine->worker_tid, tid, __ATOMIC_RELEASE);
     return 0;
 }

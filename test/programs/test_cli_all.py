@@ -27,6 +27,19 @@ sys.stdin.readline()
 print(m[:] == data, flush=True)
 """
 
+# Tells how old it is, in seconds, when its memory begins to be shared.
+AGE = """
+import mmap, os, time
+with open("/proc/self/stat") as f:
+    born = int(f.read().rpartition(")")[2].split()[19]) / os.sysconf("SC_CLK_TCK")
+data = bytes(range(256)) * 4096
+m = mmap.mmap(-1, len(data) * 4, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+m.write(data * 4)
+while "memfd:samepage (" not in open("/proc/self/maps").read():
+    time.sleep(0.005)
+print(time.clock_gettime(time.CLOCK_BOOTTIME) - born)
+"""
+
 
 def shared_bytes(pid):
     """How much of the process lies in mappings of a store."""
@@ -97,6 +110,11 @@ class All(Served):
             status, out, err = self.samepage("run", "--socket", self.socket, "--all", *words, "--", "/bin/sh", "-c",
                                              "ls /proc/self/task | wc -l")
             self.assertEqual((status, out.strip(), err), (0, "1", ""))
+
+    def test_young_programs_are_left_alone(self):
+        status, out, err = self.samepage("run", "--socket", self.socket, "--all", "--", PYTHON, "-c", AGE)
+        self.assertEqual((status, err), (0, ""))
+        self.assertGreater(float(out), 0.49)  # a clock tick less than the half second
 
     def test_exec_and_fork_inherit(self):
         """A shell executes a program, which forks; both halves map memory then."""
