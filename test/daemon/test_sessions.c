@@ -235,8 +235,8 @@ static void test_slow_client(void **state) {
     assert_serving();
 }
 
-#define STATUS_MEMBERS  300
-#define STATUS_SESSIONS 500
+#define STATUS_MEMBERS  1200
+#define STATUS_SESSIONS 600
 #define SEGMENT_READERS 8
 
 /* Whether the daemon has ended the session; what it sent before may still be there to read. */

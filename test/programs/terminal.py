@@ -33,6 +33,8 @@ class Terminal:
 
     @staticmethod
     def lead():
+        for name in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):  # whatever started the tests may ignore them
+            signal.signal(name, signal.SIG_DFL)
         os.setsid()
         fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
