@@ -199,6 +199,10 @@ void sp_engine_mappings(struct sp_engine *e, sp_mappings_reader *reader) {
     e->mappings = reader;
 }
 
+void sp_engine_refresh(struct sp_engine *e, void (*refresh)(void)) {
+    e->refresh = refresh;
+}
+
 void sp_engine_bare(struct sp_engine *e) {
     e->bare_thread = true;
 }

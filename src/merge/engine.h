@@ -113,6 +113,10 @@ void sp_engine_remove_locked(struct sp_engine *e, uint64_t start, uint64_t end, 
  * kernel tells at no cost. Before anything is registered. */
 void sp_engine_mappings(struct sp_engine *e, sp_mappings_reader *reader);
 
+/* What the worker calls, with the lock held, before it looks what is registered: for an owner who registers
+ * memory only when somebody needs to know. Before anything is registered. */
+void sp_engine_refresh(struct sp_engine *e, void (*refresh)(void));
+
 /* The worker will be a bare thread (os/thread.h), and the caller tells it of changes of identity. Before
  * anything is registered. */
 void sp_engine_bare(struct sp_engine *e);

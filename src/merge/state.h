@@ -53,6 +53,7 @@ struct sp_engine {
     bool start_wanted; /* a worker is to be started when the lock is released */
 
     sp_mappings_reader *mappings; /* finds out what is to be registered; set before anything is */
+    void (*refresh)(void);        /* see sp_engine_refresh; NULL: none */
     bool bare_thread;             /* the worker is one the C library does not know of; set before it starts */
     bool identity_wanted;         /* and is to become: */
     struct sp_identity identity;

@@ -98,6 +98,8 @@ static void cut_full(struct ranges *r, struct sp_range *item, uint64_t start, ui
 }
 
 void ranges_cut(struct ranges *r, uint64_t start, uint64_t end) {
+    if (!r->n)
+        return;
     uint32_t first = find(r, r->n, start), last = first;
     while (last < r->n && r->items[last].start < end)
         last++;

@@ -97,6 +97,7 @@ static void start(char **environment) {
     shim.pid = (int)sp_syscall(SYS_getpid);
     sp_engine_bare(engine);
     sp_engine_mappings(engine, shim_mappings);
+    sp_engine_refresh(engine, shim_refresh_locked);
     shim.all = scope == SP_SCOPE_ALL;
     shim.merge_any = inherit_read(environment);
     shim.allowed_bytes = shim.merge_any ? 0 : settings.v[SP_SETTING_worker_start_kbytes] * 1024;
