@@ -3,10 +3,12 @@
  * what it hands over is always mapped. */
 #include <pthread.h>
 #include <setjmp.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/time.h>
 
 #include <cmocka.h>
 
@@ -188,91 +190,78 @@ static void test_used_again(void **state) {
 }
 
 /*
- * A kernel that gives out pages, and threads that map and unmap as the shim does. Whoever finds the journal
- * full, and one thread all the time, empties it into `tracked`: nothing that is tracked may be unmapped,
- * and in the end, when nothing is mapped, nothing may be tracked.
+ * A kernel that gives out pages by two, a thread that maps and unmaps as the shim does, and a signal handler
+ * that interrupts it there, anywhere, and does the same, or empties the journal into `tracked`: nothing that
+ * is tracked may be unmapped, and in the end, when nothing is mapped, nothing may be tracked. Interrupted a
+ * program is far more often in the middle of a note than where threads meet.
  */
-#define PAGES 64u
-static pthread_mutex_t kernel = PTHREAD_MUTEX_INITIALIZER;
-static bool kernel_has[PAGES];
-static uint32_t tracked[PAGES];
-static uint32_t done;
+#define PAIRS      8u
+#define INTERRUPTS 10000u
+static uint8_t kernel_has[PAIRS]; /* a bit for each page */
+static bool tracked[2 * PAIRS];
+static volatile bool locked; /* by whom the handler interrupts */
+static volatile unsigned interrupts, wrong;
 
 static void page_track(uint64_t start, uint64_t end, enum journal_kind kind) {
     for (uint64_t i = start / PAGE; i < end / PAGE; i++)
-        __atomic_store_n(&tracked[i], kind != JOURNAL_UNMAPPED, __ATOMIC_SEQ_CST);
+        tracked[i] = kind != JOURNAL_UNMAPPED;
 }
 
 static void empty_into_tracked(void) {
-    pthread_mutex_lock(&lock);
+    locked = true;
     journal_take(&journal, page_track);
-    pthread_mutex_lock(&kernel);
-    for (unsigned i = 0; i < PAGES; i++)
-        assert_true(kernel_has[i] || !tracked[i]);
-    pthread_mutex_unlock(&kernel);
+    for (unsigned i = 0; i < 2 * PAIRS; i++)
+        wrong += tracked[i] && !(kernel_has[i / 2] >> i % 2 & 1);
     journal_open(&journal);
-    pthread_mutex_unlock(&lock);
+    locked = false;
 }
 
-/* Two adjacent pages. */
 static uint64_t kernel_map(void) {
-    for (;;) {
-        pthread_mutex_lock(&kernel);
-        for (unsigned i = 0; i < PAGES; i += 2)
-            if (!kernel_has[i] && !kernel_has[i + 1]) {
-                kernel_has[i] = kernel_has[i + 1] = true;
-                pthread_mutex_unlock(&kernel);
-                return i;
-            }
-        pthread_mutex_unlock(&kernel);
+    for (unsigned i = 0;; i = (i + 1) % PAIRS) {
+        uint8_t none = 0;
+        if (__atomic_compare_exchange_n(&kernel_has[i], &none, 3, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST))
+            return 2 * i;
     }
 }
 
-static void kernel_unmap(uint64_t page) {
-    pthread_mutex_lock(&kernel);
-    kernel_has[page] = false;
-    pthread_mutex_unlock(&kernel);
-}
-
-static void do_unmap(uint64_t page) {
+static void unmap(uint64_t page) {
     uint64_t start = page * PAGE, end = start + PAGE;
-    bool known = __atomic_load_n(&tracked[page], __ATOMIC_SEQ_CST);
-    while (!(!known && journal_shorten(&journal, start, end)) &&
+    while (!(!tracked[page] && journal_shorten(&journal, start, end)) &&
            !journal_note(&journal, start, end, JOURNAL_UNMAPPED))
         empty_into_tracked();
-    kernel_unmap(page);
+    __atomic_fetch_and(&kernel_has[page / 2], (uint8_t)(page % 2 ? 1 : 2), __ATOMIC_SEQ_CST);
 }
 
-static void *map_and_unmap(void *arg) {
-    for (unsigned i = 0; i < ROUNDS; i++) {
-        uint64_t page = kernel_map();
-        while (!journal_note(&journal, page * PAGE, (page + 2) * PAGE, JOURNAL_MAPPED))
-            empty_into_tracked();
-        do_unmap(page + i % 2);
-        do_unmap(page + !(i % 2));
-    }
-    return NULL;
-}
-
-static void *empty_always(void *arg) {
-    while (!__atomic_load_n(&done, __ATOMIC_SEQ_CST))
+static void map_and_unmap(unsigned first) {
+    uint64_t page = kernel_map();
+    while (!journal_note(&journal, page * PAGE, (page + 2) * PAGE, JOURNAL_MAPPED))
         empty_into_tracked();
-    return NULL;
+    unmap(page + first);
+    unmap(page + !first);
+}
+
+static void interrupt(int signal) {
+    interrupts = interrupts + 1;
+    if (locked)
+        return;
+    if (interrupts % 2)
+        empty_into_tracked();
+    for (unsigned i = 0; i < interrupts % 3; i++)
+        map_and_unmap(i);
 }
 
 static void test_only_what_is_mapped(void **state) {
-    pthread_t threads[THREADS], emptier;
+    const struct itimerval often = {{0, 50}, {0, 50}}, never = {0};
     begin();
-    assert_int_equal(pthread_create(&emptier, NULL, empty_always, NULL), 0);
-    for (uintptr_t i = 0; i < THREADS; i++)
-        assert_int_equal(pthread_create(&threads[i], NULL, map_and_unmap, NULL), 0);
-    for (unsigned i = 0; i < THREADS; i++)
-        pthread_join(threads[i], NULL);
-    __atomic_store_n(&done, 1, __ATOMIC_SEQ_CST);
-    pthread_join(emptier, NULL);
+    signal(SIGALRM, interrupt);
+    assert_int_equal(setitimer(ITIMER_REAL, &often, NULL), 0);
+    while (interrupts < INTERRUPTS)
+        map_and_unmap(interrupts % 2);
+    assert_int_equal(setitimer(ITIMER_REAL, &never, NULL), 0);
     empty_into_tracked();
-    for (unsigned i = 0; i < PAGES; i++)
-        assert_false(kernel_has[i] || tracked[i]);
+    assert_int_equal(wrong, 0);
+    for (unsigned i = 0; i < 2 * PAIRS; i++)
+        assert_false(tracked[i]);
 }
 
 int main(void) {
