@@ -424,6 +424,19 @@ static void case_come_and_go(void) {
     show("the other memory", p, PAGES, 0);
 }
 
+/* Mapped beside what is shared: whether it is merged must not hang on a call that the program makes later. */
+static void case_no_more_calls(void) {
+    const char *scope = getenv("SAMEPAGE_SCOPE");
+    area_merged();
+    unsigned char *p = mmap(NULL, AREA, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (p == MAP_FAILED)
+        abort();
+    fill(p, PAGES);
+    if (scope && !strcmp(scope, "all"))
+        wait_merged(p, AREA);
+    show("filled", p, PAGES, 0);
+}
+
 static void case_dontfork(void) {
     unsigned char *p = area_merged(), *q = area_new(), *never = area_new();
     CALL(madvise(never, AREA, MADV_DONTFORK));
@@ -1088,10 +1101,11 @@ static void case_syscall(void) {
     X(dontneed_locked)                                                                                       \
     X(free)                                                                                                  \
     X(remove)                                                                                                \
-    X(guard) X(wipeonfork) X(dontfork) X(behind_its_back) X(come_and_go) X(process_madvise) X(mprotect)      \
-        X(pkey) X(mlock) X(mbind) X(name) X(merge_any) X(children) X(child_merges) X(vfork) X(vfork_first)   \
-            X(atfork) X(signals) X(cancel) X(closefrom) X(userfaultfd) X(seccomp_after) X(seccomp_before)    \
-                X(unshare) X(setns) X(count) X(syscall)
+    X(guard)                                                                                                 \
+    X(wipeonfork) X(dontfork) X(no_more_calls) X(behind_its_back) X(come_and_go) X(process_madvise)          \
+        X(mprotect) X(pkey) X(mlock) X(mbind) X(name) X(merge_any) X(children) X(child_merges) X(vfork)      \
+            X(vfork_first) X(atfork) X(signals) X(cancel) X(closefrom) X(userfaultfd) X(seccomp_after)       \
+                X(seccomp_before) X(unshare) X(setns) X(count) X(syscall)
 
 int main(int argc, char **argv) {
     static const struct call_case cases[] = {
