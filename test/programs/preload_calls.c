@@ -424,17 +424,40 @@ static void case_come_and_go(void) {
     show("the other memory", p, PAGES, 0);
 }
 
+/* Where everything is merged p must be, without another call of the program. */
+static void wait_merged_unasked(const unsigned char *p) {
+    const char *scope = getenv("SAMEPAGE_SCOPE");
+    if (scope && !strcmp(scope, "all"))
+        wait_merged(p, AREA);
+}
+
 /* Mapped beside what is shared: whether it is merged must not hang on a call that the program makes later. */
 static void case_no_more_calls(void) {
-    const char *scope = getenv("SAMEPAGE_SCOPE");
     area_merged();
     unsigned char *p = mmap(NULL, AREA, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (p == MAP_FAILED)
         abort();
     fill(p, PAGES);
-    if (scope && !strcmp(scope, "all"))
-        wait_merged(p, AREA);
+    wait_merged_unasked(p);
     show("filled", p, PAGES, 0);
+}
+
+/* More of it than can be remembered: that memory is not merged any more, but what is merged stays known. */
+static void case_dontfork_much(void) {
+    unsigned char *areas[6];
+    unsigned refused = 0;
+    for (unsigned i = 0; i < 6; i++)
+        areas[i] = area_merged();
+    for (unsigned i = 0; i < 6; i++)
+        for (size_t k = 0; k < PAGES; k += 2)
+            refused += madvise(areas[i] + k * PAGE, PAGE, MADV_DONTFORK) != 0;
+    printf("refused %u\n", refused);
+    for (size_t k = 0; k < PAGES; k += 2)
+        refused += madvise(areas[5] + k * PAGE, PAGE, MADV_DONTNEED) != 0;
+    printf("refused %u\n", refused);
+    show("discarded", areas[5], PAGES, 0);
+    CALL(munmap(areas[4], AREA));
+    show("beside it", areas[3], PAGES, 0);
 }
 
 static void case_dontfork(void) {
@@ -1102,10 +1125,18 @@ static void case_syscall(void) {
     X(free)                                                                                                  \
     X(remove)                                                                                                \
     X(guard)                                                                                                 \
-    X(wipeonfork) X(dontfork) X(no_more_calls) X(behind_its_back) X(come_and_go) X(process_madvise)          \
-        X(mprotect) X(pkey) X(mlock) X(mbind) X(name) X(merge_any) X(children) X(child_merges) X(vfork)      \
-            X(vfork_first) X(atfork) X(signals) X(cancel) X(closefrom) X(userfaultfd) X(seccomp_after)       \
-                X(seccomp_before) X(unshare) X(setns) X(count) X(syscall)
+    X(wipeonfork)                                                                                            \
+    X(dontfork)                                                                                              \
+    X(dontfork_much)                                                                                         \
+    X(no_more_calls)                                                                                         \
+                                                                                                             \
+    X(behind_its_back)                                                                                       \
+    X(come_and_go)                                                                                           \
+    X(process_madvise)                                                                                       \
+    X(mprotect)                                                                                              \
+    X(pkey) X(mlock) X(mbind) X(name) X(merge_any) X(children) X(child_merges) X(vfork) X(vfork_first)       \
+        X(atfork) X(signals) X(cancel) X(closefrom) X(userfaultfd) X(seccomp_after) X(seccomp_before)        \
+            X(unshare) X(setns) X(count) X(syscall)
 
 int main(int argc, char **argv) {
     static const struct call_case cases[] = {
