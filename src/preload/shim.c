@@ -260,7 +260,9 @@ static void heal_locked(uint64_t start, uint64_t end) {
 /* Nothing has to be read: see shim_track in the header. */
 static void track_fresh_locked(uint64_t start, uint64_t end, int prot) {
     heal_locked(start, end);
-    if (shim.state != SHIM_ARMED || !shim_is_owner() || !(shim.all || shim.merge_any)) {
+    /* Where there is a worker none is started: a child of vfork may read here what its parent has noted. */
+    bool may = single_is_near() || shim_is_owner();
+    if (shim.state != SHIM_ARMED || !may || !(shim.all || shim.merge_any)) {
         shim_track_locked(start, end);
         return;
     }

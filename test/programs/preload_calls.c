@@ -442,6 +442,19 @@ static void case_no_more_calls(void) {
     show("filled", p, PAGES, 0);
 }
 
+/* Nor on who makes one. */
+static void case_vfork_calls(void) {
+    area_merged();
+    unsigned char *p = mmap(NULL, AREA, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    pid_t pid = vfork();
+    if (!pid)
+        _exit(mprotect(p, AREA, PROT_READ | PROT_WRITE) ? 1 : 0);
+    printf("reaped %d\n", reap(pid));
+    fill(p, PAGES);
+    wait_merged_unasked(p);
+    show("filled", p, PAGES, 0);
+}
+
 /* More of it than can be remembered: that memory is not merged any more, but what is merged stays known. */
 static void case_dontfork_much(void) {
     unsigned char *areas[6];
@@ -1129,14 +1142,11 @@ static void case_syscall(void) {
     X(dontfork)                                                                                              \
     X(dontfork_much)                                                                                         \
     X(no_more_calls)                                                                                         \
-                                                                                                             \
+    X(vfork_calls)                                                                                           \
     X(behind_its_back)                                                                                       \
-    X(come_and_go)                                                                                           \
-    X(process_madvise)                                                                                       \
-    X(mprotect)                                                                                              \
-    X(pkey) X(mlock) X(mbind) X(name) X(merge_any) X(children) X(child_merges) X(vfork) X(vfork_first)       \
-        X(atfork) X(signals) X(cancel) X(closefrom) X(userfaultfd) X(seccomp_after) X(seccomp_before)        \
-            X(unshare) X(setns) X(count) X(syscall)
+    X(come_and_go) X(process_madvise) X(mprotect) X(pkey) X(mlock) X(mbind) X(name) X(merge_any) X(children) \
+        X(child_merges) X(vfork) X(vfork_first) X(atfork) X(signals) X(cancel) X(closefrom) X(userfaultfd)   \
+            X(seccomp_after) X(seccomp_before) X(unshare) X(setns) X(count) X(syscall)
 
 int main(int argc, char **argv) {
     static const struct call_case cases[] = {
