@@ -20,7 +20,8 @@
  * find out.
  *
  * Pairs: the release of a slot's compare-and-swap with the acquire of the exchange in journal_take; the
- * release store of `generation` in journal_open with the acquire load in journal_note.
+ * release store of `generation` in journal_open with the acquire load in journal_note; those of the slots with
+ * the acquire loads in journal_any: who sees a slot empty sees the sets into which its note went.
  */
 #include "preload/journal.h"
 
@@ -149,7 +150,7 @@ void journal_take(struct journal *j, void (*visit)(uint64_t start, uint64_t end,
 void journal_open(struct journal *j) {
     uint64_t g = j->generation + 1;
     for (uint32_t i = 1; i < JOURNAL_SLOTS; i++)
-        __atomic_store_n(&j->slots[i], empty(g), __ATOMIC_RELAXED);
+        __atomic_store_n(&j->slots[i], empty(g), __ATOMIC_RELEASE);
     __atomic_store_n(&j->generation, g, __ATOMIC_RELEASE);
     __atomic_store_n(&j->slots[0], empty(g), __ATOMIC_RELEASE);
 }
