@@ -7,18 +7,26 @@
               set above what it has): what is interposed, and the allocator
     mmap      the same for one that maps and unmaps all the time
     settled   two processes with the same 256 MiB, all of it shared, and nothing left to be done: reading it at random
+    churn     the same two, which map and unmap other memory all the time, as in mmap
 
-All sides are started at once, on one processor, and then work in turns, a quarter of a second each, REPETITIONS times,
-every other time in the opposite order. What is compared is the medians of steps per second; `spread` is the middle half
-of the ratios within a round. malloc
-also stands beside the same allocator without us (LD_PRELOAD of libmimalloc), and mmap and malloc beside `--advised`,
-which leaves the heap with the C library's allocator. Run it on a quiet machine.
+All sides are started at once, on one processor, and then work in turns, every other time in the opposite order. How fast
+a program is depends on where the kernel happened to put it (address space randomisation: whether what is mapped crosses
+a boundary of 2 MiB, and costs a page table more, or shares one with its neighbours) by more than what is to be measured
+here, and turns do not help against that. So malloc and mmap are begun anew for each of REPETITIONS rounds; in a round
+each side has TURNS turns of a twentieth of a second, of which the median counts. The figure is the median of the
+rounds' ratios (settled and churn: of the turns' of some rounds); `spread` is the middle half of them, and `+-` what the median itself is uncertain by (95 %, from
+resampling the rounds). The side `alone again` is a second process without us: how far from 1 it is says what this
+machine can tell apart.
+
+malloc also stands beside the same allocator without us (LD_PRELOAD of libmimalloc), and mmap and malloc beside
+`--advised`, which leaves the heap with the C library's allocator. Run it on a quiet machine.
 """
 
 import argparse
 import contextlib
 import json
 import os
+import random
 import statistics
 import subprocess
 import sys
@@ -34,10 +42,11 @@ from lib.sides import Samepage  # noqa: E402
 TOP = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 MIB = 256
-SECONDS = 0.25
+SECONDS = 0.05
+TURNS = 5
 NEVER = ["--set", "worker_start_kbytes=1073741824"]
 # At least so much of the speed without us; start: at most so many milliseconds more.
-TARGETS = {"malloc": 0.99, "mmap": 0.99, "settled": 0.98, "start": 5.0}
+TARGETS = {"malloc": 0.99, "mmap": 0.99, "settled": 0.98, "churn": 0.98, "start": 5.0}
 
 
 def samepage(args, *options):
@@ -60,14 +69,25 @@ def worked(p):
     return float(expect(p, "steps")[0])
 
 
-def in_turns(args, running):
-    """Steps per second of each side, of which `running` has the process."""
+def in_turns(running, turns):
+    """Steps per second of each side, of which `running` has the process; the first turn is not counted."""
     results = {s: [] for s in running}
     order = list(running)
-    for _ in range(args.repetitions):
+    for i in range(turns + 1):
         for s in order:
-            results[s].append(worked(running[s]))
+            steps = worked(running[s])
+            if i:
+                results[s].append(steps)
         order.reverse()
+    return results
+
+
+def in_rounds(args, one_round):
+    """What each of REPETITIONS rounds says of each side: the median of its turns."""
+    results = {}
+    for _ in range(args.repetitions):
+        for s, values in one_round().items():
+            results.setdefault(s, []).append(statistics.median(values))
     return results
 
 
@@ -81,12 +101,15 @@ def mimalloc():
 
 
 def without_worker(args, mode):
-    sides = {"alone": ([], None), "advised": (samepage(args, "--advised", *NEVER), None),
+    sides = {"alone": ([], None), "alone again": ([], None), "advised": (samepage(args, "--advised", *NEVER), None),
              "all": (samepage(args, *NEVER), None)}
     if mode == "malloc":
         sides["mimalloc alone"] = ([], {"LD_PRELOAD": mimalloc()})
-    with Programs() as programs:
-        return in_turns(args, {s: started(args, programs, before, mode, env) for s, (before, env) in sides.items()})
+
+    def one_round():
+        with Programs() as programs:
+            return in_turns({s: started(args, programs, before, mode, env) for s, (before, env) in sides.items()}, TURNS)
+    return in_rounds(args, one_round)
 
 
 def shared_pages(args, socket):
@@ -107,14 +130,23 @@ def wait_until_shared(args, socket):
         time.sleep(0.1)
 
 
-def settled(args):
+def settled_once(args, mode):
     with tempfile.TemporaryDirectory(prefix="sp-bench-") as directory, Programs() as programs:
         side = Samepage(args, "samepage", programs, directory, everything=True, hold=False)
         with_us = samepage(args, "--socket", side.target)
-        alone = [started(args, programs, [], "settled") for _ in range(2)]
-        ours = [started(args, programs, with_us, "settled") for _ in range(2)]
+        alone = [started(args, programs, [], mode) for _ in range(2)]
+        ours = [started(args, programs, with_us, mode) for _ in range(2)]
         wait_until_shared(args, side.target)
-        return in_turns(args, {"alone": alone[0], "all": ours[0]})
+        return in_turns({"alone": alone[0], "alone again": alone[1], "all": ours[0]}, 4 * TURNS)
+
+
+def settled(args, mode):
+    """Sharing takes a while: fewer rounds, of more turns, each of which counts."""
+    results = {}
+    for _ in range(1 + args.repetitions // 6):
+        for s, values in settled_once(args, mode).items():
+            results.setdefault(s, []).extend(values)
+    return results
 
 
 def milliseconds_of_true(before):
@@ -133,35 +165,44 @@ def start(args):
 
 
 MEASURES = {"start": start, "malloc": lambda a: without_worker(a, "malloc"), "mmap": lambda a: without_worker(a, "mmap"),
-            "settled": settled}
+            "settled": lambda a: settled(a, "settled"), "churn": lambda a: settled(a, "churn")}
+
+
+def uncertainty(ratios):
+    """Half of the middle 95 % of the medians of samples of the ratios: the same ratios give the same."""
+    source = random.Random(1)
+    medians = [statistics.median(source.choices(ratios, k=len(ratios))) for _ in range(1000)]
+    low, *_, high = statistics.quantiles(medians, n=40)
+    return (high - low) / 2
 
 
 def rows(name, results):
-    """(measure, side, median, what it is against alone, lower and upper quartile of that, verdict)."""
+    """(measure, side, median, of alone, its uncertainty, lower and upper quartile, verdict)."""
     alone = results["alone"]
     for side, values in results.items():
-        low, _, high = statistics.quantiles([v / a for v, a in zip(values, alone)], n=4)
-        median, base = statistics.median(values), statistics.median(alone)
-        verdict = ""
+        ratios = [v / a for v, a in zip(values, alone)]
+        low, ratio, high = statistics.quantiles(ratios, n=4)
+        median, verdict = statistics.median(values), ""
         if side == "all":
-            met = median - base <= TARGETS[name] if name == "start" else median / base >= TARGETS[name]
+            met = median - statistics.median(alone) <= TARGETS[name] if name == "start" else ratio >= TARGETS[name]
             verdict = "met" if met else "MISSED"
-        yield name, side, median, median / base, low, high, verdict
+        yield name, side, median, ratio, uncertainty(ratios), low, high, verdict
 
 
 def report(results, out):
-    out.write("| | | median | of alone | spread | |\n| --- | --- | --- | --- | --- | --- |\n")
+    out.write("| | | median | of alone | +- | spread | |\n| --- | --- | --- | --- | --- | --- | --- |\n")
     for name, r in results.items():
         unit = "ms" if name == "start" else "steps/s"
-        for _, side, median, ratio, low, high, verdict in rows(name, r):
-            out.write(f"| {name} | {side} | {median:.4g} {unit} | {ratio:.3f} | {low:.3f}-{high:.3f} | {verdict} |\n")
+        for _, side, median, ratio, sure, low, high, verdict in rows(name, r):
+            out.write(f"| {name} | {side} | {median:.4g} {unit} | {ratio:.3f} | {sure:.3f} | {low:.3f}-{high:.3f} | "
+                      f"{verdict} |\n")
 
 
 def main():
     p = argparse.ArgumentParser(description="what a program pays for running under `samepage run`")
     p.add_argument("--build", default=f"{TOP}/build", help="build directory (%(default)s)")
     p.add_argument("--measure", choices=list(MEASURES), action="append", help="default: all")
-    p.add_argument("--repetitions", type=int, default=31, help="turns of each side (%(default)s)")
+    p.add_argument("--repetitions", type=int, default=31, help="rounds (%(default)s)")
     p.add_argument("--json", metavar="FILE", help="write every value to FILE")
     p.add_argument("--markdown", metavar="FILE", nargs="?", const=f"{TOP}/bench/PRICE.md",
                    help="write the table to FILE (bench/PRICE.md)")

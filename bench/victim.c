@@ -3,11 +3,12 @@
  * A program that does one thing as fast as it can, for bench/price.py, which looks at what merging costs it.
  * It knows nothing of samepage.
  *
- *   victim malloc|mmap|settled|sequential|random MIB SECONDS
+ *   victim malloc|mmap|churn|settled|sequential|random MIB SECONDS
  *
  * malloc:  half a megabyte of live blocks of 16 to 2,048 bytes, one of which is freed, allocated anew and
  *          written in each step.
  * mmap:    maps 256 KiB, writes to every fourth page, gives half of it back, and unmaps it.
+ * churn:   the same beside the memory of settled.
  * settled: MIB of memory with contents that every such process has; each step reads a word of 32 pages at
  *          random places of it, and writes one of a private megabyte.
  *
@@ -19,6 +20,7 @@
  * step is timed, "steps N COUNT P50_NS P99_NS MAX_NS". "check" is answered by "ok", or "bad N" (N words
  * differ).
  */
+#include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -159,21 +161,24 @@ int main(int argc, char **argv) {
     static const struct {
         const char *name;
         void (*step)(struct victim *);
-    } modes[] = {{"malloc", step_malloc},
-                 {"mmap", step_mmap},
-                 {"settled", step_settled},
-                 {"sequential", step_sequential},
-                 {"random", step_random}};
+        bool fills;
+    } modes[] = {{"malloc", step_malloc, false},
+                 {"mmap", step_mmap, false},
+                 {"churn", step_mmap, true},
+                 {"settled", step_settled, true},
+                 {"sequential", step_sequential, true},
+                 {"random", step_random, true}};
     struct victim v = {.random = 88172645463325252u};
     void (*step)(struct victim *) = NULL;
+    bool fills = false;
     for (size_t i = 0; argc == 4 && i < sizeof modes / sizeof *modes; i++)
         if (!strcmp(argv[1], modes[i].name))
-            step = modes[i].step;
+            step = modes[i].step, fills = modes[i].fills;
     if (!step) {
-        fprintf(stderr, "usage: victim malloc|mmap|settled|sequential|random MIB SECONDS\n");
+        fprintf(stderr, "usage: victim malloc|mmap|churn|settled|sequential|random MIB SECONDS\n");
         return 2;
     }
-    if (step != step_malloc && step != step_mmap)
+    if (fills)
         fill(&v, strtoul(argv[2], NULL, 10));
     double seconds = strtod(argv[3], NULL);
     setvbuf(stdout, NULL, _IOLBF, 0);

@@ -208,6 +208,10 @@ void sp_engine_patience(struct sp_engine *e, uint64_t ns) {
     e->begin_ns = sp_now_ns() + ns;
 }
 
+void sp_engine_refresh(struct sp_engine *e, void (*refresh)(void)) {
+    e->refresh = refresh;
+}
+
 void sp_engine_bare(struct sp_engine *e) {
     e->bare_thread = true;
 }

@@ -122,6 +122,10 @@ void sp_engine_nodes(struct sp_engine *e, sp_nodes_reader *reader);
  * before it would be worth their CPU time. Before anything is registered. */
 void sp_engine_patience(struct sp_engine *e, uint64_t ns);
 
+/* What the worker calls, with the lock held, before it looks what is registered: for an owner who registers
+ * memory only when somebody needs to know. Before anything is registered. */
+void sp_engine_refresh(struct sp_engine *e, void (*refresh)(void));
+
 /* The worker will be a bare thread (os/thread.h), and the caller tells it of changes of identity. Before
  * anything is registered. */
 void sp_engine_bare(struct sp_engine *e);

@@ -94,6 +94,8 @@ void sp_look_arm(struct sp_worker *w) {
     struct sp_engine *e = w->engine;
     bool any = false;
     sp_worker_lock(w);
+    if (e->refresh)
+        e->refresh();
     disarm_retired(w);
     for (size_t i = 0; i < e->regions.n;) {
         struct sp_region *r = &e->regions.items[i];

@@ -55,6 +55,7 @@ struct sp_engine {
     sp_mappings_reader *mappings; /* finds out what is to be registered; set before anything is */
     sp_nodes_reader *nodes;       /* finds out on which nodes pages lie, instead of the kernel; NULL: that */
     uint64_t begin_ns;            /* the worker does not join the domain before; set before it starts */
+    void (*refresh)(void);        /* see sp_engine_refresh; NULL: none */
     bool bare_thread;             /* the worker is one the C library does not know of; set before it starts */
     bool identity_wanted;         /* and is to become: */
     struct sp_identity identity;

@@ -264,6 +264,8 @@ static void worker_report(struct sp_worker *w) {
     struct sp_engine *e = w->engine;
     uint64_t cpu_ns = sp_thread_cpu_ns();
     sp_worker_lock(w);
+    if (e->refresh)
+        e->refresh();
     e->counters.v[SP_COUNTER_cpu_ns] = cpu_ns;
     count_gauges(e);
     w->report.state = e->state;

@@ -32,9 +32,10 @@ void shim_note_attributes_locked(uint64_t start, uint64_t end, unsigned set, uns
             if (ranges_add(a->set, part.start, part.end))
                 continue;
             shim.opaque = true;
-            /* A child does not have this memory, and something else of its own may come to lie there. */
-            if (a->bit == SP_ATTR_DONTFORK)
-                shim_forget_locked(part.start, part.end);
+            /* A child does not have this memory, and something else of its own may come to lie there: never
+             * to be registered (again). What is merged in it stays known as such. */
+            if (a->bit == SP_ATTR_DONTFORK && shim_retire_locked(part.start, part.end) >= 0)
+                ranges_cut(&shim.tracked, part.start, part.end);
         }
     }
 }

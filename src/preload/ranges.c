@@ -29,7 +29,8 @@ static uint32_t find(const struct ranges *r, uint32_t n, uint64_t address) {
 }
 
 bool ranges_overlap(const struct ranges *r, uint64_t start, uint64_t end) {
-    if (!__atomic_load_n(&r->n, __ATOMIC_RELAXED))
+    /* Pairs with the release fence in change_begin: what left this set went into another before. */
+    if (!__atomic_load_n(&r->n, __ATOMIC_ACQUIRE))
         return false;
     for (;;) {
         uint32_t before = __atomic_load_n(&r->sequence, __ATOMIC_ACQUIRE);
@@ -98,6 +99,8 @@ static void cut_full(struct ranges *r, struct sp_range *item, uint64_t start, ui
 }
 
 void ranges_cut(struct ranges *r, uint64_t start, uint64_t end) {
+    if (!r->n)
+        return;
     uint32_t first = find(r, r->n, start), last = first;
     while (last < r->n && r->items[last].start < end)
         last++;

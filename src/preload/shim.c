@@ -37,17 +37,22 @@ struct shim shim = {
     .nohugepage = {.items = nohugepage_items, .room = SMALL_MAX, .keep = true},
 };
 
+/* What is wanted becomes former before it leaves that set: it is seen in one of the two, in this order. */
+static bool is_special(uint64_t start, uint64_t end) {
+    return ranges_overlap(&shim.wanted, start, end) || ranges_overlap(&shim.former, start, end);
+}
+
 bool shim_overlaps(uint64_t start, uint64_t end) {
     if (!shim.engine)
         return false;
     if (__atomic_load_n(&shim.state, __ATOMIC_SEQ_CST) == SHIM_UNARMED)
         return true;
-    return ranges_overlap(&shim.tracked, start, end) || ranges_overlap(&shim.wanted, start, end) ||
-           ranges_overlap(&shim.former, start, end);
+    /* The journal first: what leaves it enters the sets before it is gone from there. */
+    return journal_any(&shim.journal) || ranges_overlap(&shim.tracked, start, end) || is_special(start, end);
 }
 
 bool shim_special_locked(uint64_t start, uint64_t end) {
-    return ranges_overlap(&shim.wanted, start, end) || ranges_overlap(&shim.former, start, end);
+    return is_special(start, end);
 }
 
 /* A child of vfork runs in our memory, and its next exec would kill a worker that it started, batch or not.
@@ -62,6 +67,9 @@ static void register_locked(uint64_t start, uint64_t end) {
     (void)!sp_engine_add_locked(shim.engine, start, end, false, NULL);
 }
 
+/* Somebody up the stack keeps the journal sealed, and will open it. Guarded by the lock. */
+static bool journal_busy;
+
 /*
  * The last call that runs without the lock has gone: from now on nobody touches tracked memory without it.
  * The stores to `state` and the loads of `inflight` here, and the other way round in shim_enter, are
@@ -74,41 +82,77 @@ static void finish_arming_locked(void) {
     __atomic_store_n(&shim.state, SHIM_ARMED, __ATOMIC_SEQ_CST);
     /* As in register_locked, but the mappings are read once. */
     (void)!sp_engine_add_ranges_locked(shim.engine, shim.wanted.items, shim.wanted.n);
+    if (!journal_busy)
+        journal_open(&shim.journal);
 }
 
 /* ---- the journal ---- */
 
-/* The last note of a mapping is kept back: programs that map and unmap the same again and again leave it in
- * pairs. */
-static struct sp_range noted;
-
-static void noted_flush(void) {
-    if (noted.start < noted.end)
-        (void)!ranges_add(&shim.tracked, noted.start, noted.end);
-    noted = (struct sp_range){0};
-}
-
-static void visit_note(uint64_t start, uint64_t end, bool mapped) {
-    if (mapped) {
-        noted_flush();
-        noted = (struct sp_range){start, end};
-    } else if (start <= noted.start && noted.end <= end) {
-        noted = (struct sp_range){0};
-        shim_forget_locked(start, end);
-    } else {
-        noted_flush();
-        shim_forget_locked(start, end);
+/* What was mapped since the journal was last empty, and is still there. It enters the other sets when all
+ * notes have been read: until then it may turn out to be gone. Each note makes one range more at most.
+ * Guarded by the lock. */
+static struct sp_range young_items[JOURNAL_SLOTS];
+static struct ranges young = {.items = young_items, .room = JOURNAL_SLOTS};
+/* What is special in the range leaves the sets by the hand of whoever unmaps it (shim_replace). */
+static void forget_ordinary_locked(uint64_t start, uint64_t end) {
+    while (start < end) {
+        struct sp_range wanted = {end, end}, former = {end, end};
+        (void)!ranges_first(&shim.wanted, start, end, &wanted);
+        (void)!ranges_first(&shim.former, start, end, &former);
+        const struct sp_range *next = wanted.start < former.start ? &wanted : &former;
+        if (start < next->start)
+            shim_forget_locked(start, next->start);
+        start = next->end;
     }
 }
 
-/* Everything noted so far enters the sets. With `seal` no more will be noted. */
-static void journal_empty_locked(bool seal) {
-    if (__atomic_load_n(&shim.state, __ATOMIC_SEQ_CST) != SHIM_UNARMED)
+/* Once armed all that is noted is readable and writable; what was noted before by somebody who was asleep
+ * since, and is not, is left alone. */
+static void visit_note(uint64_t start, uint64_t end, enum journal_kind kind) {
+    bool armed = shim.state == SHIM_ARMED;
+    if (kind == JOURNAL_MAPPED_RW || (kind == JOURNAL_MAPPED && !armed)) {
+        (void)!ranges_add(&young, start, end);
         return;
+    }
+    ranges_cut(&young, start, end);
+    if (kind == JOURNAL_UNMAPPED)
+        forget_ordinary_locked(start, end);
+}
+
+static void track_fresh_locked(uint64_t start, uint64_t end, int prot);
+
+static void young_flush_locked(void) {
+    struct sp_range part = {0};
+    while (ranges_first(&young, part.end, UINT64_MAX, &part)) {
+        if (shim.state == SHIM_ARMED)
+            track_fresh_locked(part.start, part.end, PROT_READ | PROT_WRITE);
+        else
+            (void)!ranges_add(&shim.tracked, part.start, part.end);
+    }
+    ranges_cut(&young, 0, UINT64_MAX);
+}
+
+/* Everything noted so far enters the sets, and until journal_end_locked nothing more is noted. False: not
+ * the caller's business, nor is the end. */
+static bool journal_begin_locked(void) {
+    if (journal_busy || shim.state == SHIM_ARMING)
+        return false;
+    journal_busy = true;
     journal_take(&shim.journal, visit_note);
-    noted_flush();
-    if (!seal)
+    young_flush_locked();
+    return true;
+}
+
+/* While arming it stays sealed: finish_arming_locked opens it. */
+static void journal_end_locked(void) {
+    if (shim.state != SHIM_ARMING)
         journal_open(&shim.journal);
+    journal_busy = false;
+}
+
+void shim_refresh_locked(void) {
+    if (journal_any(&shim.journal) && journal_begin_locked())
+        journal_end_locked();
 }
 
 static uint64_t tracked_bytes_locked(void) {
@@ -144,7 +188,7 @@ static void measure_locked(void) {
 }
 
 static void grow(uint64_t bytes) {
-    if (!shim.all && !shim.merge_any)
+    if ((!shim.all && !shim.merge_any) || __atomic_load_n(&shim.state, __ATOMIC_RELAXED) != SHIM_UNARMED)
         return;
     if (__atomic_add_fetch(&shim.grown_bytes, bytes, __ATOMIC_RELAXED) <
         __atomic_load_n(&shim.allowed_bytes, __ATOMIC_RELAXED))
@@ -155,12 +199,13 @@ static void grow(uint64_t bytes) {
 }
 
 bool shim_lock(void) {
-    if (sp_engine_lock_mine(shim.engine))
-        return false;
-    sp_engine_lock(shim.engine);
-    finish_arming_locked();
-    journal_empty_locked(false);
-    return true;
+    bool taken = !sp_engine_lock_mine(shim.engine);
+    if (taken) {
+        sp_engine_lock(shim.engine);
+        finish_arming_locked();
+    }
+    shim_refresh_locked();
+    return taken;
 }
 
 void shim_unlock(bool taken) {
@@ -215,7 +260,9 @@ static void heal_locked(uint64_t start, uint64_t end) {
 /* Nothing has to be read: see shim_track in the header. */
 static void track_fresh_locked(uint64_t start, uint64_t end, int prot) {
     heal_locked(start, end);
-    if (shim.state != SHIM_ARMED || !shim_is_owner() || !(shim.all || shim.merge_any)) {
+    /* Where there is a worker none is started: a child of vfork may read here what its parent has noted. */
+    bool may = single_is_near() || shim_is_owner();
+    if (shim.state != SHIM_ARMED || !may || !(shim.all || shim.merge_any)) {
         shim_track_locked(start, end);
         return;
     }
@@ -223,10 +270,17 @@ static void track_fresh_locked(uint64_t start, uint64_t end, int prot) {
         (void)!sp_engine_add_fresh_locked(shim.engine, start, end, prot);
 }
 
+/* Where there ought to be a worker and is none, whoever maps something takes the lock, which starts one when
+ * it is time for it (shim_unlock). */
+static bool may_note(bool rw) {
+    return __atomic_load_n(&shim.state, __ATOMIC_RELAXED) == SHIM_UNARMED || (rw && single_is_near());
+}
+
 void shim_track(uint64_t start, uint64_t end, int prot) {
+    const bool rw = prot == (PROT_READ | PROT_WRITE);
     if (shim.stopped)
         return;
-    if (journal_note(&shim.journal, start, end, true)) {
+    if (may_note(rw) && journal_note(&shim.journal, start, end, rw ? JOURNAL_MAPPED_RW : JOURNAL_MAPPED)) {
         grow(end - start);
         return;
     }
@@ -263,22 +317,24 @@ static void want_tracked_locked(uint64_t start, uint64_t end) {
     }
 }
 
+static void want_all_locked(uint64_t start, uint64_t end) {
+    struct sp_range part = {.end = start};
+    while (ranges_first(&shim.tracked, part.end, end, &part))
+        want_tracked_locked(part.start, part.end);
+    if (shim.state != SHIM_UNARMED || !shim.wanted.n)
+        return;
+    __atomic_store_n(&shim.state, SHIM_ARMING, __ATOMIC_SEQ_CST);
+    finish_arming_locked();
+}
+
 void shim_want_locked(uint64_t start, uint64_t end) {
     if (shim.stopped)
         return;
     /* What was noted by now is known by now; what comes later waits for the lock. */
-    journal_empty_locked(true);
-    struct sp_range part = {.end = start};
-    while (ranges_first(&shim.tracked, part.end, end, &part))
-        want_tracked_locked(part.start, part.end);
-    if (shim.state != SHIM_UNARMED)
-        return;
-    if (!shim.wanted.n) {
-        journal_open(&shim.journal);
-        return;
-    }
-    __atomic_store_n(&shim.state, SHIM_ARMING, __ATOMIC_SEQ_CST);
-    finish_arming_locked();
+    bool begun = journal_begin_locked();
+    want_all_locked(start, end);
+    if (begun)
+        journal_end_locked();
 }
 
 void shim_advise_locked(uint64_t start, uint64_t end) {
@@ -351,9 +407,28 @@ void shim_unmap_failed_locked(uint64_t start, uint64_t end) {
     shim_forget_locked(start, end);
 }
 
+/*
+ * That the range will be unmapped, for whoever reads the journal. Only memory of which the sets know nothing
+ * may go without a note: they may be wrong (a mapping that went behind our back), and the note is what puts
+ * them right. What they know of it cannot change meanwhile: that would take the last note away.
+ */
+static bool note_unmapping(uint64_t start, uint64_t end) {
+    return (!ranges_overlap(&shim.tracked, start, end) && journal_shorten(&shim.journal, start, end)) ||
+           journal_note(&shim.journal, start, end, JOURNAL_UNMAPPED);
+}
+
+/*
+ * Makes a note of it where that is all that must be done: nothing of the range is special. Asked again when
+ * the note stands: whoever made it special after the first look had taken the journal before, and whoever
+ * takes the journal later finds the note in it.
+ */
+static bool leaves_unlocked(uint64_t start, uint64_t end) {
+    return !is_special(start, end) && note_unmapping(start, end) && !is_special(start, end);
+}
+
 /* Unregistered memory leaves the set first, so that it cannot be registered while the call runs. */
 long shim_replace(uint64_t start, uint64_t end, const struct call *c) {
-    if (!shim.engine || journal_note(&shim.journal, start, end, false) || !shim_overlaps(start, end))
+    if (!shim.engine || leaves_unlocked(start, end) || !shim_overlaps(start, end))
         return call_make(c);
     bool taken = shim_lock();
     if (!shim_special_locked(start, end)) {

@@ -18,12 +18,15 @@
  *     locked    former memory that is locked.
  *
  * What is wanted is what the program advises, or all that is tracked (`all`, SAMEPAGE_SCOPE) from the moment
- * on in which that is enough to be worth a worker. Until something is wanted (UNARMED) a program pays for
- * tracking only: what it maps and unmaps is noted in a journal, without a lock or a system call, and only
- * whoever needs to know what is tracked takes the lock and empties it (shim_lock). Calls that neither map nor
- * unmap are counted while they run (`inflight`); whoever wants the first range seals the journal and waits
- * for them before anything is registered (state ARMING), and from then on (ARMED) calls on tracked memory
- * take the lock.
+ * on in which that is enough to be worth a worker. What a program maps and unmaps is noted in a journal,
+ * without a lock or a system call, and only whoever needs to know what is tracked takes the lock and empties
+ * it (shim_lock; the worker before it looks). So memory that is gone again soon is never known to the sets,
+ * nor registered; only calls on what is registered, or was, must take the lock.
+ *
+ * Until something is wanted (UNARMED) calls that neither map nor unmap are counted while they run
+ * (`inflight`); whoever wants the first range seals the journal and waits for them before anything is
+ * registered (state ARMING), and from then on (ARMED) such calls on tracked memory take the lock, and on any
+ * memory while there are notes.
  *
  * Everything here may run in a signal handler, in a child of vfork, before the constructor and between
  * pthread_atfork handlers: no malloc, no stdio, no C library calls except where said. Functions named call_*
@@ -46,7 +49,7 @@ struct shim {
     struct sp_engine *engine; /* NULL: inactive, every call passes through. Set once, by the constructor */
     struct ranges tracked, wanted, former, refused, wiped, locked;
     struct ranges dontfork, dontdump, hugepage, nohugepage;
-    struct journal journal; /* what is to be put into `tracked`; sealed once armed */
+    struct journal journal; /* what is to be put into `tracked`; sealed while arming */
     uint64_t grown_bytes;   /* mapped since `tracked` was last measured, and */
     uint64_t allowed_bytes; /* how much may be before it is measured again */
     uint32_t state;         /* enum shim_state */
@@ -97,8 +100,8 @@ int shim_mappings(uint64_t start, uint64_t end, bool (*visit)(void *ctx, const s
 
 /* shim.c: locks and registration ---------------------------------------------------------------------- */
 
-/* Whether a call on the range can matter to us. Without the lock. While unarmed the answer is yes: nobody
- * has looked into the journal. */
+/* Whether a call on the range can matter to us. Without the lock. While unarmed, or while there are notes in
+ * the journal, the answer is yes. */
 bool shim_overlaps(uint64_t start, uint64_t end);
 
 /* False in a child of vfork, which runs in the memory of its parent. */
@@ -108,6 +111,8 @@ bool shim_is_owner(void);
  * it was taken, to be given to shim_unlock. */
 bool shim_lock(void);
 void shim_unlock(bool taken);
+/* What the journal says enters the sets; part of shim_lock. */
+void shim_refresh_locked(void);
 
 /* How a call that neither maps nor unmaps is to be made; ends with shim_leave. */
 enum shim_path { SHIM_RAW, SHIM_COUNTED, SHIM_NESTED, SHIM_LOCKED };

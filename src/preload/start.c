@@ -132,6 +132,7 @@ static void start(char **environment) {
     sp_engine_mappings(engine, shim_mappings);
     if (node && *node)
         sp_engine_nodes(engine, simulated_nodes);
+    sp_engine_refresh(engine, shim_refresh_locked);
     shim.all = scope == SP_SCOPE_ALL;
     shim.merge_any = inherit_read(environment);
     if (shim.all && settings.v[SP_SETTING_worker_start_kbytes])

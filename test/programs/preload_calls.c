@@ -331,17 +331,146 @@ static void case_wipeonfork(void) {
 }
 
 /* As the C library's malloc does, which the shim cannot see. */
-static void map_behind_its_back(void *p, size_t bytes) {
+static void *mmap_raw(void *p, size_t bytes, long fixed) {
     long r = SYS_mmap;
-    register long flags __asm__("r10") = MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED;
+    register long flags __asm__("r10") = MAP_PRIVATE | MAP_ANONYMOUS | fixed;
     register long fd __asm__("r8") = -1;
     register long offset __asm__("r9") = 0;
     __asm__ volatile("syscall"
                      : "+a"(r)
                      : "D"(p), "S"(bytes), "d"(PROT_READ | PROT_WRITE), "r"(flags), "r"(fd), "r"(offset)
                      : "rcx", "r11", "memory");
-    if (r != (long)p)
+    return (void *)r;
+}
+
+static void map_behind_its_back(void *p, size_t bytes) {
+    if (mmap_raw(p, bytes, MAP_FIXED) != p)
         abort();
+}
+
+static void *map_somewhere_behind_its_back(size_t bytes) {
+    void *p = mmap_raw(NULL, bytes, 0);
+    if ((unsigned long)p >= (unsigned long)-4095L)
+        abort();
+    return p;
+}
+
+static void unmap_behind_its_back(void *p, size_t bytes) {
+    long r = SYS_munmap;
+    __asm__ volatile("syscall" : "+a"(r) : "D"(p), "S"(bytes) : "rcx", "r11", "memory");
+    if (r)
+        abort();
+}
+
+/* What the shim believes of the range is wrong; that it maps and unmaps there itself must put that right. */
+static void case_behind_its_back(void) {
+    unsigned char *p = area_new();
+    CALL(madvise(p, AREA, MADV_DODUMP));
+    unmap_behind_its_back(p, AREA);
+    CALL_AT(p, mmap(p, AREA, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0));
+    CALL(munmap(p, AREA));
+    map_behind_its_back(p, AREA);
+    fill(p, PAGES);
+    CALL(madvise(p, AREA, MADV_MERGEABLE));
+    area_merged();
+    usleep(100000);
+    printf("untracked memory merged %zu\n", mapped_from_store(p, AREA));
+}
+
+/* Memory that is gone again before, while or after it is registered and shared; and what is mapped there by
+ * others then must be left alone. */
+static void *come_and_go(void *arg) {
+    unsigned seed = (unsigned)(uintptr_t)arg;
+    uintptr_t bad = 0;
+    for (unsigned i = 0; i < 80; i++) {
+        unsigned char *p = mmap(NULL, AREA, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        unsigned char *last = mmap(NULL, AREA, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        if (p == MAP_FAILED || last == MAP_FAILED)
+            return (void *)1;
+        if (i % 4 == 0) {
+            fill(p, PAGES);
+            if (i % 8 == 0)
+                mprotect(p, PAGE, PROT_NONE);
+            usleep((useconds_t)(rand_r(&seed) % 50000));
+        }
+        unsigned char *first = p + (i % 2 ? 0 : AREA / 2), *rest = p + (i % 2 ? AREA / 2 : 0);
+        if (munmap(first, AREA / 2))
+            bad++;
+        unsigned char *behind = map_somewhere_behind_its_back(AREA / 2);
+        memset(behind, (int)i | 1, AREA / 2);
+        if (i % 4 < 2)
+            usleep((useconds_t)(rand_r(&seed) % 50000));
+        for (size_t k = 0; k < AREA / 2; k += PAGE / 2)
+            bad += behind[k] != (unsigned char)(i | 1);
+        bad += mapped_from_store(behind, AREA / 2);
+        unmap_behind_its_back(behind, AREA / 2);
+        if (munmap(rest, AREA / 2) || munmap(last, AREA))
+            bad++;
+    }
+    return (void *)bad;
+}
+
+static void case_come_and_go(void) {
+    pthread_t threads[2];
+    unsigned char *p = area_merged();
+    for (uintptr_t i = 0; i < 2; i++)
+        if (pthread_create(&threads[i], NULL, come_and_go, (void *)(i + 1)))
+            abort();
+    for (unsigned i = 0; i < 2; i++) {
+        void *bad;
+        pthread_join(threads[i], &bad);
+        printf("bad %zu\n", (size_t)(uintptr_t)bad);
+    }
+    show("the other memory", p, PAGES, 0);
+}
+
+/* Where everything is merged p must be, without another call of the program. */
+static void wait_merged_unasked(const unsigned char *p) {
+    const char *scope = getenv("SAMEPAGE_SCOPE");
+    if (scope && !strcmp(scope, "all"))
+        wait_merged(p, AREA);
+}
+
+/* Mapped beside what is shared: whether it is merged must not hang on a call that the program makes later. */
+static void case_no_more_calls(void) {
+    area_merged();
+    unsigned char *p = mmap(NULL, AREA, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (p == MAP_FAILED)
+        abort();
+    fill(p, PAGES);
+    wait_merged_unasked(p);
+    show("filled", p, PAGES, 0);
+}
+
+/* Nor on who makes one. */
+static void case_vfork_calls(void) {
+    area_merged();
+    unsigned char *p = mmap(NULL, AREA, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    pid_t pid = vfork();
+    if (!pid)
+        _exit(mprotect(p, AREA, PROT_READ | PROT_WRITE) ? 1 : 0);
+    printf("reaped %d\n", reap(pid));
+    fill(p, PAGES);
+    wait_merged_unasked(p);
+    show("filled", p, PAGES, 0);
+}
+
+/* More of it than can be remembered: that memory is not merged any more, but what is merged stays known. */
+static void case_dontfork_much(void) {
+    unsigned char *areas[6];
+    unsigned refused = 0;
+    for (unsigned i = 0; i < 6; i++)
+        areas[i] = area_merged();
+    for (unsigned i = 0; i < 6; i++)
+        for (size_t k = 0; k < PAGES; k += 2)
+            refused += madvise(areas[i] + k * PAGE, PAGE, MADV_DONTFORK) != 0;
+    printf("refused %u\n", refused);
+    for (size_t k = 0; k < PAGES; k += 2)
+        refused += madvise(areas[5] + k * PAGE, PAGE, MADV_DONTNEED) != 0;
+    printf("refused %u\n", refused);
+    show("discarded", areas[5], PAGES, 0);
+    CALL(munmap(areas[4], AREA));
+    show("beside it", areas[3], PAGES, 0);
 }
 
 static void case_dontfork(void) {
@@ -1003,10 +1132,21 @@ static void case_syscall(void) {
     X(mremap_fixed)                                                                                          \
     X(mremap_dontunmap)                                                                                      \
     X(madvise_errors)                                                                                        \
-    X(dontneed) X(dontneed_unmerged) X(dontneed_locked) X(free) X(remove) X(guard) X(wipeonfork) X(dontfork) \
-        X(process_madvise) X(mprotect) X(pkey) X(mlock) X(mbind) X(name) X(merge_any) X(children)            \
-            X(child_merges) X(vfork) X(vfork_first) X(atfork) X(signals) X(cancel) X(closefrom)              \
-                X(userfaultfd) X(seccomp_after) X(seccomp_before) X(unshare) X(setns) X(count) X(syscall)
+    X(dontneed)                                                                                              \
+    X(dontneed_unmerged)                                                                                     \
+    X(dontneed_locked)                                                                                       \
+    X(free)                                                                                                  \
+    X(remove)                                                                                                \
+    X(guard)                                                                                                 \
+    X(wipeonfork)                                                                                            \
+    X(dontfork)                                                                                              \
+    X(dontfork_much)                                                                                         \
+    X(no_more_calls)                                                                                         \
+    X(vfork_calls)                                                                                           \
+    X(behind_its_back)                                                                                       \
+    X(come_and_go) X(process_madvise) X(mprotect) X(pkey) X(mlock) X(mbind) X(name) X(merge_any) X(children) \
+        X(child_merges) X(vfork) X(vfork_first) X(atfork) X(signals) X(cancel) X(closefrom) X(userfaultfd)   \
+            X(seccomp_after) X(seccomp_before) X(unshare) X(setns) X(count) X(syscall)
 
 int main(int argc, char **argv) {
     static const struct call_case cases[] = {
