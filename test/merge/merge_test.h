@@ -133,6 +133,19 @@ static inline bool page_of_store(const void *page) {
     return entry >> 63 & 1 && entry >> 61 & 1;
 }
 
+/* The same after reading it: what was merged and not read since has no entry in the page tables. */
+static inline bool is_of_store(const uint8_t *page) {
+    return *(const volatile uint8_t *)page + 1 && page_of_store(page);
+}
+
+/* How many of so many pages from `p` on are. */
+static inline size_t of_store(const uint8_t *p, size_t pages) {
+    size_t n = 0;
+    for (size_t i = 0; i < pages; i++)
+        n += is_of_store(p + i * PAGE);
+    return n;
+}
+
 /* Lines of /proc/self/maps that begin in [start, end). */
 static inline size_t mappings_between(const void *start, const void *end) {
     char line[512];

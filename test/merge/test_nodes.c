@@ -62,17 +62,6 @@ static void end(void) {
             memory_free((void *)(uintptr_t)place[k].memory, N);
 }
 
-static bool is_of_store(const uint8_t *page) {
-    return *(const volatile uint8_t *)page + 1 && page_of_store(page);
-}
-
-static size_t of_store(const uint8_t *p) {
-    size_t n = 0;
-    for (size_t i = 0; i < PAGES; i++)
-        n += is_of_store(p + i * PAGE);
-    return n;
-}
-
 /* Nothing is merged beyond that, as far as a while can tell. */
 static void stays(enum sp_counter which, uint64_t value) {
     uint64_t scans = rig_counter(&r, SP_COUNTER_full_scans);
@@ -122,11 +111,11 @@ static void test_zeros(void **state) {
         rig_add(&r, a, N);
         if (give_back) {
             assert_true(rig_until(&r, SP_COUNTER_ksm_zero_pages, 6, 6));
-            assert_int_equal(of_store(a), 0);
+            assert_int_equal(of_store(a, PAGES), 0);
         } else {
             /* Three on node 0, two on node 1, one alone. */
             assert_true(rig_until(&r, SP_COUNTER_pages_sharing, 3, 3));
-            assert_int_equal(of_store(a), 5);
+            assert_int_equal(of_store(a, PAGES), 5);
             stays(SP_COUNTER_ksm_zero_pages, 0);
             assert_false(is_of_store(a + 5 * PAGE));
         }
