@@ -468,6 +468,30 @@ static bool sends_window(struct sp_member *m, sp_page page) {
     return true;
 }
 
+/* Those who wait under a fingerprint or probe whose content is stable now: they are hinted, `own` aside, and
+ * asked about anew. */
+static void group_end(struct sp_domain *d, sp_fp fp, sp_client client, sp_page own) {
+    struct sp_group g;
+    sp_unstable_group(&d->unstable, fp, &g);
+    for (size_t i = 0; i < g.n; i++)
+        sp_unstable_remove(&d->unstable, fp, g.entry[i]);
+    int mine = sp_group_find(&g, client, own);
+    for (size_t i = 0; i < g.n; i++)
+        if ((int)i != mine)
+            hint(d, g.entry[i]);
+}
+
+/* The last page of a chunk is there, or of a window that was to be sent and is there already, in a chunk that
+ * nobody finds because it was like another one that has gone since: who waits for the whole of it. */
+static void window_end(struct sp_domain *d, sp_client client, struct sp_member *m, sp_page page,
+                       sp_store_page store) {
+    sp_fp probe = sp_stable_window_made(&d->stable, store);
+    if (!probe.v)
+        return;
+    m->sends_plus_1 = 0;
+    group_end(d, probe, client, (sp_page){page.v - sp_page_slot(page)});
+}
+
 void sp_domain_publish(struct sp_domain *d, sp_client client, struct sp_query query, sp_fp whole,
                        struct sp_answer *ret) {
     struct sp_member *m = sp_clients_get(&d->clients, client);
@@ -475,11 +499,14 @@ void sp_domain_publish(struct sp_domain *d, sp_client client, struct sp_query qu
     if (!m || !query_valid(query))
         return;
     sp_store_page store;
+    bool with_window = sends_window(m, query.page);
     if (find_whole(d, whole, &store)) {
         *ret = share(d, m, store);
+        if (with_window && sp_page_slot(query.page) == SP_WINDOW_PAGES - 1)
+            window_end(d, client, m, query.page, store);
         return;
     }
-    if (!sends_window(m, query.page) && pending_find(d, client, query).v == 0)
+    if (!with_window && pending_find(d, client, query).v == 0)
         return;
     if (!may_publish(d)) {
         pending_drop(d, client, query);
@@ -502,29 +529,6 @@ static int publish(struct sp_domain *d, struct sp_member *m, sp_fp fp, sp_fp pro
     if (r < 0)
         sp_ledger_give(&m->ledger, store);
     return r;
-}
-
-/* Those who wait under a fingerprint or probe whose content is stable now: they are hinted, `own` aside, and
- * asked about anew. */
-static void group_end(struct sp_domain *d, sp_fp fp, sp_client client, sp_page own) {
-    struct sp_group g;
-    sp_unstable_group(&d->unstable, fp, &g);
-    for (size_t i = 0; i < g.n; i++)
-        sp_unstable_remove(&d->unstable, fp, g.entry[i]);
-    int mine = sp_group_find(&g, client, own);
-    for (size_t i = 0; i < g.n; i++)
-        if ((int)i != mine)
-            hint(d, g.entry[i]);
-}
-
-/* The last page of a chunk is there: who waits for the whole of it. */
-static void window_end(struct sp_domain *d, sp_client client, struct sp_member *m, sp_page page,
-                       sp_store_page store) {
-    sp_fp probe = sp_stable_window_made(&d->stable, store);
-    if (!probe.v)
-        return;
-    m->sends_plus_1 = 0;
-    group_end(d, probe, client, (sp_page){page.v - sp_page_slot(page)});
 }
 
 int sp_domain_publish_commit(struct sp_domain *d, sp_client client, struct sp_query query, sp_fp whole,

@@ -224,6 +224,43 @@ static void without_memory_nothing_is_taken(void **state) {
     references_are(first, 2);
 }
 
+/* Of another content than publish_page's with the same probe. */
+static sp_fp other_whole(sp_fp probe) {
+    return (sp_fp){(probe.v ^ UINT64_C(1) << 50) | 1};
+}
+
+/* Published while a chunk with the same probes and other contents was the one that is found: it is found when
+ * that has gone, and somebody was asked to send it once more. */
+static void behind_another(void **state) {
+    sp_store_page first = make_whole(7), second = SP_STORE_NONE;
+    struct sp_answer a;
+    for (unsigned i = 0; i < PAGES; i++) {
+        struct sp_query q = page_query(A + 1, 7, i), twin = page_query(C, 7, i);
+        sp_fp probe = q.fp;
+        q.fp = twin.fp = other_whole(probe);
+        expect(w.a, q, SP_ANSWER_UNKNOWN);
+        expect(w.c, twin, SP_ANSWER_SEND);
+        sp_domain_publish(w.d, w.c, twin, twin.fp, &a);
+        assert_int_equal(a.kind, SP_ANSWER_SEND);
+        assert_int_equal(sp_domain_publish_commit(w.d, w.c, twin, twin.fp, probe, a.store), 0);
+        second = i ? second : a.store;
+    }
+    release(w.b, first, PAGES);
+    expect(w.a, window_query(A + 2, 7), SP_ANSWER_UNKNOWN);
+    expect(w.b, window_query(B, 7), SP_ANSWER_SEND);
+    w.hints_whole[w.a] = 0;
+    for (unsigned i = 0; i < PAGES; i++) {
+        struct sp_query q = page_query(B, 7, i);
+        sp_domain_publish(w.d, w.b, q, other_whole(q.fp), &a);
+        assert_int_equal(a.kind, SP_ANSWER_SHARE);
+        assert_true(a.store.v == second.v + i);
+    }
+    assert_true(w.hints_whole[w.a] == 1);
+    a = ask(w.a, window_query(A + 2, 7));
+    assert_int_equal(a.kind, SP_ANSWER_SHARE);
+    assert_true(a.store.v == second.v);
+}
+
 static void only_first_pages(void **state) {
     struct sp_query q = window_query(A, 7);
     q.page.v++;
@@ -240,6 +277,7 @@ int main(void) {
         window_test(a_page_that_goes_takes_the_whole_along),
         window_test(no_room),
         window_test(pages_that_make_a_whole),
+        window_test(behind_another),
         window_test(without_memory_nothing_is_taken),
         window_test(only_first_pages),
     };
