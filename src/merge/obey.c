@@ -29,6 +29,7 @@ static void read_again(struct sp_engine *e) {
          win = sp_windows_next(&e->windows, win->number + 1)) {
         sp_bits known = win->known;
         sp_bits_or(&win->fresh, &known);
+        sp_huge_unask(e, win);
         SP_BITS_EACH(&known, slot) {
             sp_page_unknow(e, win, slot);
         }

@@ -100,6 +100,8 @@ static void forget_index(struct sp_engine *e) {
         memset(&win->reask, 0, sizeof(win->reask));
         memset(&win->shared, 0, sizeof(win->shared));
         win->asked = 0;
+        win->huge_wait = 0;
+        win->huge_waited = false;
         if (sp_bits_any(&win->fresh))
             sp_engine_queue(e, win);
     }
@@ -179,8 +181,10 @@ static void take_hint(struct sp_worker *w, const struct sp_hint *hint) {
     struct sp_engine *e = w->engine;
     sp_worker_lock(w);
     struct sp_window *win = sp_windows_next(&e->windows, hint->window == SP_HINT_ALL ? 0 : hint->window);
-    for (; win && hint->window == SP_HINT_ALL; win = sp_windows_next(&e->windows, win->number + 1))
+    for (; win && hint->window == SP_HINT_ALL; win = sp_windows_next(&e->windows, win->number + 1)) {
         reask(e, win, win->known);
+        sp_huge_reask(e, win);
+    }
     if (win && win->number == hint->window)
         reask(e, win, hint->pages);
     if (win && win->number == hint->window && sp_bits_get(&hint->pages, 0))

@@ -129,6 +129,89 @@ static void test_few_questions(void **state) {
     rig_end(&r, p);
 }
 
+/* The local link of a rig: once, after a whole window was asked about, something happens because of which it
+ * is to be asked about again. */
+enum interference { HINTS_LOST, LINK_LOST, NODES_APART };
+static struct {
+    struct sp_link_ops ops, inner;
+    enum interference kind;
+    uint64_t asked;       /* about whole windows */
+    uint64_t passes;      /* that ended since the first of these */
+    uint64_t passes_then; /* when the second came */
+    uint64_t pages;       /* questions about single pages until then */
+    bool done;
+} meddled;
+
+static int again_ask(struct sp_link *l, const struct sp_query *queries, size_t n,
+                     struct sp_answer *ret_answers) {
+    bool whole = queries[0].probe.v == SP_PROBE_WINDOW.v;
+    meddled.pages += meddled.asked < 2 && !whole ? n : 0;
+    if (whole && meddled.asked == 1)
+        meddled.passes_then = meddled.passes;
+    __atomic_fetch_add(&meddled.asked, whole, __ATOMIC_RELEASE);
+    return meddled.inner.ask(l, queries, n, ret_answers);
+}
+
+static int again_hints(struct sp_link *l, struct sp_hint *ret_hints, size_t max, size_t *ret_n) {
+    if (!meddled.asked || meddled.done)
+        return meddled.inner.hints(l, ret_hints, max, ret_n);
+    meddled.done = true;
+    if (meddled.kind == LINK_LOST)
+        return -ENOTCONN;
+    if (meddled.kind == NODES_APART) {
+        l->settings.v[SP_SETTING_merge_across_nodes] = 0;
+        l->settings_number++;
+        return 0;
+    }
+    ret_hints[0] = (struct sp_hint){.window = SP_HINT_ALL};
+    *ret_n = 1;
+    return 0;
+}
+
+static void again_scanned(struct sp_link *l) {
+    meddled.passes += meddled.asked > 0;
+    meddled.inner.scanned(l);
+}
+
+static struct sp_link *interfere(struct sp_link *l) {
+    meddled.ops = meddled.inner = *l->ops;
+    meddled.ops.ask = again_ask;
+    meddled.ops.hints = again_hints;
+    meddled.ops.scanned = again_scanned;
+    l->ops = &meddled.ops;
+    return l;
+}
+
+static void asked_again(enum interference kind) {
+    struct engine_rig r;
+    uint8_t *p = huge_new(1);
+    fill(p, PAGES, 1);
+    huge_make(p, 1);
+    memset(&meddled, 0, sizeof meddled);
+    meddled.kind = kind;
+    rig_settings(&r);
+    rig_begin(&r, interfere);
+    r.link->settings = r.settings;
+    rig_add(&r, p, H);
+    while (__atomic_load_n(&meddled.asked, __ATOMIC_ACQUIRE) < 2)
+        sp_sleep_ns(SECOND_NS / 100);
+    print_message("# %lu passes\n", (unsigned long)meddled.passes_then);
+    assert_true(meddled.done && meddled.pages == 0);
+    assert_in_range(meddled.passes_then, 0, 3);
+    rig_unmap(&r, p, H);
+    sp_engine_free(r.engine);
+}
+
+/* A huge page that waits for a better answer does not wait on when nobody knows any more who was hinted at,
+ * when the index has gone that might have hinted, or when it asks by other rules. */
+static void test_no_wait_for_nothing(void **state) {
+    if (!by_fingerprints())
+        skip();
+    asked_again(HINTS_LOST);
+    asked_again(LINK_LOST);
+    asked_again(NODES_APART);
+}
+
 /* A huge page whose twin is in small pages finds it all the same, whoever comes first. */
 static void small_twin(bool small_first) {
     struct engine_rig r;
@@ -539,6 +622,7 @@ int main(void) {
         cmocka_unit_test(test_hot_ones_are_not_armed),
         cmocka_unit_test(test_published_before),
         cmocka_unit_test(test_few_questions),
+        cmocka_unit_test(test_no_wait_for_nothing),
         cmocka_unit_test(test_small_twins),
         cmocka_unit_test(test_written_since_asked),
         cmocka_unit_test(test_alike_as_a_whole),
