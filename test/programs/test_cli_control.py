@@ -16,6 +16,7 @@ MIB = 1 << 20
 PAGE = 4096
 
 # Does what it is told: memory of 8 MiB with content by number, or of zeros; checks it; tells how much is shared.
+# It writes page by page: a long memcpy writes its first bytes once more at its end, when that page is merged already.
 CLIENT = """
 import mmap, random, sys
 memory = []
@@ -26,7 +27,9 @@ for line in sys.stdin:
     if what == "map":
         m = mmap.mmap(-1, 8 << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         m.madvise(mmap.MADV_MERGEABLE)
-        m.write(content(int(seed)))
+        c = content(int(seed))
+        for i in range(0, len(c), 4096):
+            m.write(c[i:i + 4096])
         memory.append((m, int(seed)))
         print("mapped", flush=True)
     elif what == "check":

@@ -26,8 +26,8 @@ class OnNodes(Control):
         self.wait_settled()
 
     def shares(self, *programs):
-        """All of each program's memory, but for a page now and then that somebody touched at the wrong moment."""
-        return all(SIZE - MIB < self.shared(p) <= SIZE for p in programs)
+        """All of each program's memory."""
+        return all(self.shared(p) == SIZE for p in programs)
 
     def make_private(self):
         self.set_to("run=2")
