@@ -121,12 +121,15 @@ static void answer_all(struct sp_work *work, const struct sp_answer *a) {
     }
 }
 
-/* The index knows the window as a whole. True: that is to do for now; its pages are left for later. */
+/* The index knows the window as a whole. True: that is to do for now; its pages are left for later: also when
+ * it is no whole window any more, which nobody is to send anything for. */
 static bool known_whole(struct sp_worker *w, uint64_t number, sp_fp probe, bool may_wait) {
     struct sp_engine *e = w->engine;
+    sp_bits registered;
     sp_worker_lock(w);
     struct sp_window *win = sp_windows_find(&e->windows, number);
-    if (!win) {
+    sp_regions_window(&e->regions, number, &registered);
+    if (!win || !is_full(&registered)) {
         sp_debts_forget(&e->debts, (sp_page){number * SP_WINDOW_PAGES}, probe);
         sp_engine_unlock(e);
         return true;

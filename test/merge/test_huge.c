@@ -212,6 +212,54 @@ static void test_no_wait_for_nothing(void **state) {
     asked_again(NODES_APART);
 }
 
+/* The local link of a rig, whose memory's second half is unmapped when it has been asked about as a whole. */
+static struct {
+    struct sp_link_ops ops, inner;
+    struct engine_rig *rig;
+    uint8_t *half; /* NULL: was unmapped */
+} halving;
+
+static int halving_ask(struct sp_link *l, const struct sp_query *queries, size_t n,
+                       struct sp_answer *ret_answers) {
+    int error = halving.inner.ask(l, queries, n, ret_answers);
+    if (halving.half)
+        rig_unmap(halving.rig, halving.half, H / 2);
+    __atomic_store_n(&halving.half, NULL, __ATOMIC_RELEASE);
+    return error;
+}
+
+static struct sp_link *halve(struct sp_link *l) {
+    halving.ops = halving.inner = *l->ops;
+    halving.ops.ask = halving_ask;
+    l->ops = &halving.ops;
+    return l;
+}
+
+/* What was unmapped while it was asked about is nobody's twin: only what is left of it is shared. */
+static void test_unmapped_while_asked(void **state) {
+    struct engine_rig r;
+    uint8_t *p = huge_new(2);
+    if (!by_fingerprints())
+        skip();
+    fill(p, PAGES, 1);
+    fill(p + H, PAGES, 1);
+    huge_make(p, 2);
+    halving.rig = &r;
+    halving.half = p + H / 2;
+    rig_init(&r, halve);
+    rig_add(&r, p, H);
+    while (__atomic_load_n(&halving.half, __ATOMIC_ACQUIRE))
+        sp_sleep_ns(SECOND_NS / 100);
+    assert_int_equal(rig_settle(&r), 0);
+    rig_add(&r, p + H, H);
+    assert_true(rig_until(&r, SP_COUNTER_pages_sharing, PAGES / 2, PAGES / 2));
+    assert_int_equal(rig_counter(&r, SP_COUNTER_pages_shared), PAGES / 2);
+    assert_int_equal(wrong_pages(p, PAGES / 2, 1) + wrong_pages(p + H, PAGES, 1), 0);
+    rig_unmap(&r, p, H / 2);
+    rig_unmap(&r, p + H, H);
+    sp_engine_free(r.engine);
+}
+
 /* A huge page whose twin is in small pages finds it all the same, whoever comes first. */
 static void small_twin(bool small_first) {
     struct engine_rig r;
@@ -623,6 +671,7 @@ int main(void) {
         cmocka_unit_test(test_published_before),
         cmocka_unit_test(test_few_questions),
         cmocka_unit_test(test_no_wait_for_nothing),
+        cmocka_unit_test(test_unmapped_while_asked),
         cmocka_unit_test(test_small_twins),
         cmocka_unit_test(test_written_since_asked),
         cmocka_unit_test(test_alike_as_a_whole),
