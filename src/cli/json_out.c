@@ -2,30 +2,39 @@
 /* See json_out.h. */
 #include "cli/json_out.h"
 
+#include <string.h>
+
 #include "cli/output.h"
 #include "cli/put.h"
 
+static char *line_begin(char *to, unsigned depth) {
+    *to++ = '\n';
+    memset(to, ' ', 2 * (size_t)depth);
+    return to + 2 * (size_t)depth;
+}
+
 static void new_line(unsigned depth) {
-    static const char spaces[] = "                                ";
-    sp_put_char('\n');
-    for (size_t left = 2 * (size_t)depth; left;) {
-        size_t part = left < sizeof spaces - 1 ? left : sizeof spaces - 1;
-        sp_put(spaces, part);
-        left -= part;
+    sp_put_done(line_begin(sp_put_room(1 + 2 * (size_t)depth), depth));
+}
+
+/* What is before a value, and room for `more` after it. */
+static char *value_room(struct sp_json_out *o, const char *key, size_t more) {
+    size_t key_bytes = key ? strlen(key) : 0;
+    char *to = sp_put_room(2 * (size_t)o->depth + key_bytes + 6 + more);
+    if (o->begun)
+        *to++ = ',';
+    if (o->depth)
+        to = line_begin(to, o->depth);
+    if (key) {
+        *to++ = '"';
+        to = mempcpy(mempcpy(to, key, key_bytes), "\": ", 3);
     }
+    o->begun = true;
+    return to;
 }
 
 static void value_begin(struct sp_json_out *o, const char *key) {
-    if (o->begun)
-        sp_put_char(',');
-    if (o->depth)
-        new_line(o->depth);
-    if (key) {
-        sp_put_char('"');
-        sp_put_text(key);
-        sp_put_text("\": ");
-    }
-    o->begun = true;
+    sp_put_done(value_room(o, key, 0));
 }
 
 void sp_json_out_begin(struct sp_json_out *o, const char *key, char bracket) {
@@ -48,8 +57,8 @@ void sp_json_out_number(struct sp_json_out *o, const char *key, uint64_t n) {
     do
         *--first = (char)('0' + n % 10);
     while (n /= 10);
-    value_begin(o, key);
-    sp_put(first, (size_t)(digits + sizeof digits - first));
+    size_t bytes = (size_t)(digits + sizeof digits - first);
+    sp_put_done(mempcpy(value_room(o, key, bytes), first, bytes));
 }
 
 /* jansson writes each newline, and the spaces after it, apart from the rest. */

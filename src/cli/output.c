@@ -25,6 +25,18 @@ static char *ring_next(struct ring *r) {
     return r->text[r->next++ % 4];
 }
 
+/* Writes n, returns its end. */
+static char *digits(char *to, uint64_t n) {
+    char reversed[20];
+    size_t count = 0;
+    do
+        reversed[count++] = (char)('0' + n % 10);
+    while (n /= 10);
+    while (count)
+        *to++ = reversed[--count];
+    return to;
+}
+
 /* n / 2^shift in tenths, rounded as printf does. */
 static uint64_t tenths(uint64_t n, unsigned shift) {
     unsigned __int128 scaled = (unsigned __int128)n * 10;
@@ -41,7 +53,7 @@ const char *sp_text_bytes(uint64_t bytes) {
     char *text = ring_next(&ring);
     size_t unit = 0;
     if (bytes < 1024) {
-        snprintf(text, TEXT_BYTES, "%u bytes", (unsigned)bytes);
+        strcpy(digits(text, bytes), " bytes");
         return text;
     }
     /* 1023.95 would be printed as 1024.0. */
@@ -49,7 +61,11 @@ const char *sp_text_bytes(uint64_t bytes) {
            (tenths(bytes, (unsigned)unit * 10) >= 10240 && unit + 1 < sizeof units / sizeof *units))
         unit++;
     uint64_t value = tenths(bytes, (unsigned)unit * 10);
-    snprintf(text, TEXT_BYTES, "%u.%u %s", (unsigned)(value / 10), (unsigned)(value % 10), units[unit]);
+    char *to = digits(text, value / 10);
+    *to++ = '.';
+    *to++ = (char)('0' + value % 10);
+    *to++ = ' ';
+    strcpy(to, units[unit]);
     return text;
 }
 
@@ -71,7 +87,7 @@ const char *sp_text_duration(uint64_t ns) {
     static struct ring ring;
     char *text = ring_next(&ring);
     if (ns < 1000)
-        snprintf(text, TEXT_BYTES, "%llu ns", (unsigned long long)ns);
+        strcpy(digits(text, ns), " ns");
     else if (ns < 1000000)
         snprintf(text, TEXT_BYTES, "%.0f us", (double)ns / 1e3);
     else if (ns < 1000000000)
@@ -84,7 +100,12 @@ const char *sp_text_duration(uint64_t ns) {
 const char *sp_text_seconds(uint64_t ns) {
     static struct ring ring;
     char *text = ring_next(&ring);
-    snprintf(text, TEXT_BYTES, "%.2f s", (double)ns / 1e9);
+    uint64_t hundredths = ns / 10000000 + (ns % 10000000 >= 5000000);
+    char *to = digits(text, hundredths / 100);
+    *to++ = '.';
+    *to++ = (char)('0' + hundredths / 10 % 10);
+    *to++ = (char)('0' + hundredths % 10);
+    strcpy(to, " s");
     return text;
 }
 
@@ -114,13 +135,18 @@ static bool want_colour(void) {
     return wanted;
 }
 
-void sp_print_coloured(enum sp_colour colour, int width, const char *text) {
+const char *sp_colour_begin(enum sp_colour colour) {
     static const char *const codes[] = {
         [SP_GREEN] = "\033[32m", [SP_YELLOW] = "\033[33m", [SP_RED] = "\033[31m", [SP_BOLD] = "\033[1m"};
-    if (want_colour())
-        printf("%s%-*s\033[0m", codes[colour], width, text);
-    else
-        printf("%-*s", width, text);
+    return want_colour() ? codes[colour] : "";
+}
+
+const char *sp_colour_end(void) {
+    return want_colour() ? "\033[0m" : "";
+}
+
+void sp_print_coloured(enum sp_colour colour, int width, const char *text) {
+    printf("%s%-*s%s", sp_colour_begin(colour), width, text, sp_colour_end());
 }
 
 int sp_output_finish(int status) {

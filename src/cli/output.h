@@ -18,6 +18,9 @@ const char *sp_text_seconds(uint64_t ns);  /* "0.42 s" */
 
 enum sp_colour { SP_GREEN, SP_YELLOW, SP_RED, SP_BOLD };
 
+/* What begins and ends a colour; nothing unless standard output is a terminal and NO_COLOR is not set. */
+const char *sp_colour_begin(enum sp_colour colour);
+const char *sp_colour_end(void);
 /* Prints `text`, padded to `width`, coloured when standard output is a terminal and NO_COLOR is not set. */
 void sp_print_coloured(enum sp_colour colour, int width, const char *text);
 

@@ -10,6 +10,12 @@
 
 #include <stddef.h>
 
+/* At most so many can be asked for at once. */
+#define SP_PUT_ROOM_MAX 65536
+
+/* Where so many bytes can be written; sp_put_done says where they ended. Nothing else is put in between. */
+char *sp_put_room(size_t bytes);
+void sp_put_done(const char *end);
 void sp_put(const char *text, size_t bytes);
 void sp_put_char(char c);
 void sp_put_text(const char *text);

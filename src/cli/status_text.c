@@ -12,14 +12,6 @@
 
 #define NAMES_MAX 64 /* users */
 
-static const char *text_value(const struct sp_counter_info *info, uint64_t value) {
-    if (!strcmp(info->unit, "bytes"))
-        return sp_text_bytes(value);
-    if (!strcmp(info->unit, "ns"))
-        return sp_text_seconds(value);
-    return sp_text_number(value);
-}
-
 static void print_row(const char *name, const char *value, const char *meaning) {
     sp_put_text("  ");
     sp_put_padded(name, -18);
@@ -30,9 +22,44 @@ static void print_row(const char *name, const char *value, const char *meaning) 
     sp_put_char('\n');
 }
 
+/* The row of a counter, but for its value: a thousand domains have each of them. */
+struct counter_row {
+    const char *(*text)(uint64_t value);
+    char before[64], after[256];
+    size_t before_bytes, after_bytes;
+};
+
+static struct counter_row counter_row(const struct sp_counter_info *info) {
+    struct counter_row r = {.text = !strcmp(info->unit, "bytes") ? sp_text_bytes
+                                    : !strcmp(info->unit, "ns")  ? sp_text_seconds
+                                                                 : sp_text_number};
+    r.before_bytes = (size_t)snprintf(r.before, sizeof r.before, "  %-18s ", info->name);
+    r.after_bytes = (size_t)snprintf(r.after, sizeof r.after, "  %s\n", info->meaning);
+    return r;
+}
+
+static void print_counters(const struct sp_counters *c) {
+    static struct counter_row rows[SP_COUNTER_COUNT];
+    for (size_t i = 0; i < SP_COUNTER_COUNT; i++) {
+        struct counter_row *r = &rows[i];
+        if (!r->text)
+            *r = counter_row(&sp_counter_info[i]);
+        sp_put(r->before, r->before_bytes);
+        sp_put_padded(r->text(c->v[i]), 14);
+        sp_put(r->after, r->after_bytes);
+    }
+}
+
+static void put_words(const char *const *words, size_t n) {
+    for (size_t i = 0; i < n; i++)
+        sp_put_text(words[i]);
+}
+
 static void print_freezes(const struct sp_durations *d) {
-    printf("  freeze time        p50 %s, p99 %s, max %s (%s freezes)\n", sp_text_duration(d->p50_ns),
-           sp_text_duration(d->p99_ns), sp_text_duration(d->max_ns), sp_text_number(d->count));
+    put_words((const char *[]){"  freeze time        p50 ", sp_text_duration(d->p50_ns), ", p99 ",
+                               sp_text_duration(d->p99_ns), ", max ", sp_text_duration(d->max_ns), " (",
+                               sp_text_number(d->count), " freezes)\n"},
+              9);
 }
 
 const char *sp_status_state_text(uint32_t state) {
@@ -92,26 +119,25 @@ static void print_title(uid_t uid, bool names) {
                  (unsigned)uid);
     else
         snprintf(title, sizeof title, "domain of uid %u", (unsigned)uid);
-    sp_print_coloured(SP_BOLD, 0, title);
+    put_words((const char *[]){sp_colour_begin(SP_BOLD), title, sp_colour_end()}, 3);
 }
 
 static void print_domain(const struct sp_status_domain *d, bool names) {
-    printf("\n");
+    sp_put_char('\n');
     print_title(d->uid, names);
-    printf(": %s saved now, %s at peak\n", sp_text_bytes(d->saved_bytes), sp_text_bytes(d->saved_peak_bytes));
+    put_words((const char *[]){": ", sp_text_bytes(d->saved_bytes), " saved now, ",
+                               sp_text_bytes(d->saved_peak_bytes), " at peak\n"},
+              5);
     print_freezes(&d->freezes);
     print_row("store", sp_text_bytes(d->store_bytes), "memory that holds the shared pages");
     print_row("general_profit", sp_text_bytes(sp_counters_general_profit(&d->counters)),
               "saved bytes less our own memory");
-    for (size_t i = 0; i < SP_COUNTER_COUNT; i++)
-        print_row(sp_counter_info[i].name, text_value(&sp_counter_info[i], d->counters.v[i]),
-                  sp_counter_info[i].meaning);
+    print_counters(&d->counters);
     if (d->families_waiting)
         print_row("families_waiting", sp_text_number(d->families_waiting),
                   "ended clients whose children still hold shared pages");
     print_settings(&d->settings);
     print_clients(d);
-    sp_put_end();
 }
 
 void sp_status_text(const struct sp_socket_place *place, const struct sp_status *s) {
@@ -123,4 +149,5 @@ void sp_status_text(const struct sp_socket_place *place, const struct sp_status 
         printf("\nno domain yet: no program has connected\n");
     for (size_t i = 0; i < s->n_domains; i++)
         print_domain(&s->domains[i], s->n_domains <= NAMES_MAX);
+    sp_put_end();
 }

@@ -110,7 +110,7 @@ const char *const *sp_setting_names(size_t setting) {
 struct sp_setting_text sp_setting_text(size_t setting, uint64_t value) {
     struct sp_setting_text t;
     if (value_names[setting] && value <= sp_setting_info[setting].value_max)
-        (void)snprintf(t.text, sizeof t.text, "%s", value_names[setting][value]);
+        *stpncpy(t.text, value_names[setting][value], sizeof t.text - 1) = 0;
     else
         (void)snprintf(t.text, sizeof t.text, "%" PRIu64, value);
     return t;

@@ -7,11 +7,36 @@
 #include "daemon/session.h"
 #include "os/thread.h"
 
+/* The messages of the answer: as many as fit go as one packet. */
+struct series {
+    struct session *session;
+    uint32_t sequence;
+    size_t used;
+    _Alignas(8) uint8_t packet[SP_WIRE_TO_CLIENT_MAX];
+};
+
+/* The session may be at its end then, and its member gone. */
+static void series_flush(struct series *series) {
+    session_send(series->session, series->packet, series->used, -1);
+    series->used = 0;
+}
+
+/* `h`: of a message that is filled in but for it. Flushes what does not fit before it. */
+static void series_add(struct series *series, struct sp_wire_header *h, enum sp_wire_type type,
+                       size_t bytes) {
+    sp_wire_header_init(h, type, bytes, series->sequence);
+    if (bytes > sizeof series->packet - series->used)
+        series_flush(series);
+    memcpy(series->packet + series->used, h, bytes);
+    series->used += bytes;
+}
+
 static bool visible(const struct session *s, const struct domain *d) {
     return control_sees(s->uid, d);
 }
 
-static void send_daemon(struct session *s, uint32_t sequence) {
+static void send_daemon(struct series *series) {
+    const struct session *s = series->session;
     uint64_t n = 0;
     for (const struct domain *d = s->all->service->domains; d; d = d->next)
         n += visible(s, d);
@@ -24,11 +49,10 @@ static void send_daemon(struct session *s, uint32_t sequence) {
     struct sp_settings settings =
         m.control ? policy_settings_of_all(s->all->service) : s->all->service->settings;
     memcpy(m.settings, settings.v, sizeof m.settings);
-    sp_wire_header_init(&m.header, SP_WIRE_STATUS_DAEMON, sizeof m, sequence);
-    session_send(s, &m, sizeof m, -1);
+    series_add(series, &m.header, SP_WIRE_STATUS_DAEMON, sizeof m);
 }
 
-static void send_domain(struct session *s, uint32_t sequence, struct domain *d) {
+static void send_domain(struct series *series, struct domain *d) {
     struct sp_histogram freezes;
     domain_note_saved(d);
     struct sp_wire_status_domain m = {.uid = d->uid,
@@ -39,11 +63,10 @@ static void send_domain(struct session *s, uint32_t sequence, struct domain *d) 
                                       .settings_number = d->settings_number};
     struct sp_settings settings = policy_settings(d);
     memcpy(m.settings, settings.v, sizeof m.settings);
-    sp_wire_header_init(&m.header, SP_WIRE_STATUS_DOMAIN, sizeof m, sequence);
     domain_counters(d, &m.counters, &freezes);
     m.freezes = sp_histogram_durations(&freezes);
     m.saved_bytes = sp_counters_saved_bytes(&m.counters);
-    session_send(s, &m, sizeof m, -1);
+    series_add(series, &m.header, SP_WIRE_STATUS_DOMAIN, sizeof m);
 }
 
 /* The daemon's uptime at that time, 0 for never. */
@@ -67,32 +90,32 @@ static struct sp_wire_client client_of(const struct session *s, const struct mem
 }
 
 /* As many as one message holds, from `m` on. Returns the next one. */
-static const struct member *send_clients(struct session *s, uint32_t sequence, const struct member *m) {
+static const struct member *send_clients(struct series *series, const struct member *m) {
     _Alignas(8) uint8_t
         buffer[sizeof(struct sp_wire_status_clients) + SP_WIRE_CLIENTS_MAX * sizeof(struct sp_wire_client)];
     struct sp_wire_status_clients *clients = (struct sp_wire_status_clients *)buffer;
     clients->n = clients->reserved = 0;
     for (; m && clients->n < SP_WIRE_CLIENTS_MAX; m = m->next)
-        clients->client[clients->n++] = client_of(s, m);
-    size_t bytes = sizeof *clients + clients->n * sizeof clients->client[0];
-    sp_wire_header_init(&clients->header, SP_WIRE_STATUS_CLIENTS, bytes, sequence);
-    session_send(s, clients, bytes, -1);
+        clients->client[clients->n++] = client_of(series->session, m);
+    series_add(series, &clients->header, SP_WIRE_STATUS_CLIENTS,
+               sizeof *clients + clients->n * sizeof clients->client[0]);
     return m;
 }
 
 void session_send_status(struct session *s, uint32_t sequence) {
-    send_daemon(s, sequence);
+    struct series series = {.session = s, .sequence = sequence};
+    send_daemon(&series);
     for (struct domain *d = s->all->service->domains; d; d = d->next) {
         if (!visible(s, d))
             continue;
-        send_domain(s, sequence, d);
+        send_domain(&series, d);
         /* With this session its own member goes, which may be the next one. */
-        for (const struct member *m = d->members; m && !s->ended;)
-            m = send_clients(s, sequence, m);
+        for (const struct member *m = s->ended ? NULL : d->members; m && !s->ended;)
+            m = send_clients(&series, m);
         if (s->ended)
             return;
     }
     struct sp_wire_empty end;
-    sp_wire_header_init(&end.header, SP_WIRE_STATUS_END, sizeof end, sequence);
-    session_send(s, &end, sizeof end, -1);
+    series_add(&series, &end.header, SP_WIRE_STATUS_END, sizeof end);
+    series_flush(&series);
 }

@@ -9,11 +9,11 @@
 
 #define NS_PER_MS UINT64_C(1000000)
 
-/* One valid message. */
-static int receive(int fd, uint8_t buffer[SP_WIRE_TO_CLIENT_MAX], uint64_t deadline_ns) {
+/* One packet. Returns its size. */
+static ssize_t receive(int fd, uint8_t buffer[SP_WIRE_TO_CLIENT_MAX], size_t *ret_n_fds,
+                       uint64_t deadline_ns) {
     int fds[SP_SOCKET_FDS];
     size_t n_fds = 0;
-    const char *reason;
     uint64_t now = sp_now_ns();
     if (now >= deadline_ns)
         return -ETIMEDOUT;
@@ -25,12 +25,31 @@ static int receive(int fd, uint8_t buffer[SP_WIRE_TO_CLIENT_MAX], uint64_t deadl
     if (n == -EAGAIN)
         return -ETIMEDOUT;
     if (n < 0)
-        return n == -EMSGSIZE ? -EPROTO : (int)n;
+        return n == -EMSGSIZE ? -EPROTO : n;
     for (size_t i = 0; n > 0 && i < n_fds; i++)
         (void)sp_close(fds[i]);
     if (n == 0)
         return -ECONNREFUSED;
-    return sp_wire_check(buffer, (size_t)n, n_fds, SP_WIRE_TO_CLIENT, &reason) ? -EPROTO : 0;
+    *ret_n_fds = n_fds;
+    return n;
+}
+
+/* Takes the messages of a packet, each of which must be valid; 1 if the last one ended the exchange. */
+static int take_packet(const uint8_t *packet, size_t bytes, size_t n_fds,
+                       int (*take_reply)(void *ctx, const void *message), void *ctx) {
+    int r = 0;
+    for (size_t at = 0; at < bytes; n_fds = 0) {
+        const void *message = packet + at;
+        const char *reason;
+        size_t length = sp_wire_first_bytes(message, bytes - at);
+        if (r || sp_wire_check(message, length, n_fds, SP_WIRE_TO_CLIENT, &reason))
+            return -EPROTO;
+        r = take_reply(ctx, message);
+        if (r < 0)
+            return r;
+        at += length;
+    }
+    return r;
 }
 
 int sp_exchange(const char *socket_path, void *request, size_t bytes, int pass_fd, int timeout_ms,
@@ -46,9 +65,9 @@ int sp_exchange(const char *socket_path, void *request, size_t bytes, int pass_f
     if (r == -EPIPE || r == -ECONNRESET)
         r = 0;
     while (r == 0) {
-        r = receive(fd, buffer, deadline_ns);
-        if (r == 0)
-            r = take_reply(ctx, buffer);
+        size_t n_fds;
+        ssize_t n = receive(fd, buffer, &n_fds, deadline_ns);
+        r = n < 0 ? (int)n : take_packet(buffer, (size_t)n, n_fds, take_reply, ctx);
     }
     (void)sp_close(fd);
     if (r == 1)

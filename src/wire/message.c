@@ -388,6 +388,12 @@ int sp_wire_check(const void *message, size_t bytes, size_t n_fds, enum sp_wire_
     return 0;
 }
 
+size_t sp_wire_first_bytes(const void *packet, size_t bytes) {
+    const struct sp_wire_header *h = packet;
+    bool more = bytes > sizeof *h && h->bytes >= sizeof *h && h->bytes < bytes && h->bytes % 8 == 0;
+    return more ? h->bytes : bytes;
+}
+
 const char *sp_wire_type_name(unsigned type) {
     const struct type_info *t = type_find(type);
     return t ? t->name : "unknown";

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * The messages between a client and its daemon: one SEQPACKET datagram each, a fixed header and a fixed
- * layout for each type, in native byte order (both ends run on the same machine).
+ * layout for each type, in native byte order (both ends run on the same machine). In the answer to STATUS,
+ * which can be thousands of messages, a datagram holds one or several of them, one after the other.
  *
  * Nothing of a message may be used before sp_wire_check has accepted it. It works from one table of types:
  * direction, least and greatest size, how many descriptors come along, and a look at the fields. After it,
@@ -22,7 +23,7 @@
 #include "core/types.h"
 
 #define SP_WIRE_MAGIC   UINT32_C(0x47504d53) /* "SMPG" */
-#define SP_WIRE_VERSION 6
+#define SP_WIRE_VERSION 7
 
 /* Most of everything that comes in numbers, in one message. */
 #define SP_WIRE_QUERIES_MAX SP_WINDOW_PAGES
@@ -320,6 +321,10 @@ void sp_wire_header_init(struct sp_wire_header *h, enum sp_wire_type type, size_
  */
 SP_WARN_UNUSED int sp_wire_check(const void *message, size_t bytes, size_t n_fds,
                                  enum sp_wire_direction direction, const char **ret_reason);
+
+/* The size of the first message of `bytes` of a packet (8-byte aligned); all of them when that cannot be
+ * told, which sp_wire_check refuses then. Pure. */
+size_t sp_wire_first_bytes(const void *packet, size_t bytes);
 
 /* The type's name, "unknown" for what is no type. */
 const char *sp_wire_type_name(unsigned type);

@@ -457,8 +457,11 @@ static void test_fuzz(void **state) {
             size_t n_fds = 0;
             const char *reason = "";
             n = sp_socket_receive(fd, reply, sizeof reply, fds, &n_fds, r == -EAGAIN ? 1 : 0);
-            if (n > 0 && sp_wire_check(reply, (size_t)n, n_fds, SP_WIRE_TO_CLIENT, &reason))
-                fail_msg("the daemon sent a bad message: %s", reason);
+            for (size_t at = 0, length; n > 0 && at < (size_t)n; at += length) {
+                length = sp_wire_first_bytes(reply + at, (size_t)n - at);
+                if (sp_wire_check(reply + at, length, at ? 0 : n_fds, SP_WIRE_TO_CLIENT, &reason))
+                    fail_msg("the daemon sent a bad message: %s", reason);
+            }
             for (size_t i = 0; n > 0 && i < n_fds; i++)
                 close(fds[i]);
         }

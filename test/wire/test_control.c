@@ -30,7 +30,20 @@ static int teardown(void **state) {
     return rmdir(directory);
 }
 
+/* Messages that go as one packet, while they are collected. */
+static struct {
+    bool on;
+    size_t bytes;
+    _Alignas(8) uint8_t packet[SP_WIRE_TO_CLIENT_MAX];
+} packed;
+
 static void send_message(int fd, void *message, size_t bytes) {
+    if (packed.on) {
+        assert_true(bytes <= sizeof packed.packet - packed.bytes);
+        memcpy(packed.packet + packed.bytes, message, bytes);
+        packed.bytes += bytes;
+        return;
+    }
     struct iovec part = {.iov_base = message, .iov_len = bytes};
     int r = sp_socket_send(fd, &part, 1, NULL, 0, true);
     /* A caller that has seen enough hangs up. */
@@ -87,6 +100,12 @@ static void send_end(int fd) {
     send_message(fd, &m, sizeof m);
 }
 
+static void send_packed(int fd) {
+    packed.on = false;
+    send_message(fd, packed.packet, packed.bytes);
+    packed.bytes = 0;
+}
+
 static void play_right(int fd) {
     send_daemon(fd, 2);
     send_domain(fd, 0, 3);
@@ -94,6 +113,55 @@ static void play_right(int fd) {
     send_clients(fd, 101, 2);
     send_domain(fd, 1000, 0);
     send_end(fd);
+}
+
+/* The same in two packets, which end in the middle of a domain. */
+static void play_packed(int fd) {
+    packed.on = true;
+    send_daemon(fd, 2);
+    send_domain(fd, 0, 3);
+    send_clients(fd, 100, 1);
+    send_packed(fd);
+    packed.on = true;
+    send_clients(fd, 101, 2);
+    send_domain(fd, 1000, 0);
+    send_end(fd);
+    send_packed(fd);
+}
+
+static void play_packed_after_end(int fd) {
+    packed.on = true;
+    send_daemon(fd, 0);
+    send_end(fd);
+    send_end(fd);
+    send_packed(fd);
+}
+
+/* The second message is cut off: within its header, after it. */
+static void send_cut(int fd, size_t left) {
+    packed.on = true;
+    send_daemon(fd, 0);
+    size_t bytes = packed.bytes;
+    send_domain(fd, 0, 0);
+    packed.bytes = bytes + left;
+    send_packed(fd);
+}
+
+static void play_packed_cut_header(int fd) {
+    send_cut(fd, sizeof(struct sp_wire_header) - 8);
+}
+
+static void play_packed_cut(int fd) {
+    send_cut(fd, sizeof(struct sp_wire_header) + 8);
+}
+
+/* With a size that would never end. */
+static void play_packed_nothing(int fd) {
+    packed.on = true;
+    send_daemon(fd, 0);
+    ((struct sp_wire_header *)packed.packet)->bytes = 0;
+    send_end(fd);
+    send_packed(fd);
 }
 
 static void play_no_daemon(int fd) {
@@ -207,9 +275,9 @@ static int ask(void (*play)(int fd), bool read_request, int timeout_ms, struct s
     return r;
 }
 
-static void test_right(void **state) {
+static void check_right(void (*play)(int fd)) {
     struct sp_status *s;
-    assert_int_equal(ask(play_right, true, 30000, &s), 0);
+    assert_int_equal(ask(play, true, 30000, &s), 0);
     assert_int_equal(s->daemon_pid, 42);
     assert_int_equal(s->daemon_cpu_ns, 43);
     assert_int_equal(s->n_domains, 2);
@@ -232,10 +300,16 @@ static void test_right(void **state) {
     assert_null(sp_status_free(s));
 }
 
+static void test_right(void **state) {
+    check_right(play_right);
+    check_right(play_packed);
+}
+
 static void test_wrong(void **state) {
-    static void (*const plays[])(int fd) = {play_no_daemon,    play_too_many_clients, play_too_few_clients,
-                                            play_two_daemons,  play_other_type,       play_garbage,
-                                            play_other_version};
+    static void (*const plays[])(int fd) = {play_no_daemon,     play_too_many_clients, play_too_few_clients,
+                                            play_two_daemons,   play_other_type,       play_garbage,
+                                            play_other_version, play_packed_after_end, play_packed_cut_header,
+                                            play_packed_cut,    play_packed_nothing};
     struct sp_status *s = NULL;
     for (size_t i = 0; i < sizeof plays / sizeof plays[0]; i++) {
         assert_int_equal(ask(plays[i], true, 30000, &s), -EPROTO);
