@@ -142,9 +142,14 @@ class Advisor(Policy):
         self.assertEqual(self.get("pages_to_scan"), 77)
 
 
+# Writes the file itself: what is in the page cache is charged to whoever brought it there.
 THRASH = """
-import mmap, sys
-with open(sys.argv[1], "rb") as f:
+import mmap, os, sys
+with open(sys.argv[1], "w+b") as f:
+    for _ in range(64):
+        f.write(os.urandom(1 << 20))
+    f.flush()
+    os.fsync(f.fileno())
     m = mmap.mmap(f.fileno(), 0, flags=mmap.MAP_SHARED, prot=mmap.PROT_READ)
 while True:
     for i in range(0, len(m), 4096):
@@ -182,14 +187,8 @@ class Pressure(Policy):
                 f.write(str(16 << 20))
         except OSError as e:
             self.skipTest(f"memory cannot be limited: {e}")
-        path = f"{self.runtime}/much"
-        with open(path, "wb") as f:
-            f.write(os.urandom(64 << 20))
-            f.flush()
-            os.fsync(f.fileno())
-            os.posix_fadvise(f.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)  # so that who reads it is charged
 
-        def thrash():
+        def thrash(path):
             # It begins when it is in the group.
             p = self.popen("-c", "read line; exec " + PYTHON + ' -c "$0" "$1"', THRASH, path, program="/bin/sh",
                            stdin=-1)
@@ -203,9 +202,16 @@ class Pressure(Policy):
         self.set_to("lazy_max_cpu=1")
         used, seconds = self.used_in(3)
         self.assertLessEqual(used, 0.01 * (5 + 0.9 * seconds) + 0.2)
-        thrash()
-        begun = self.used_s()
-        wait_until(lambda: self.used_s() - begun > 1, "keen under pressure")
+        begun, until = self.used_s(), 0
+        for i in range(400):
+            # One in some never thrashes: what it has read was charged to somebody else, and stays.
+            if time.monotonic() > until:
+                thrash(f"{self.runtime}/much{i}")
+                until = time.monotonic() + 15
+            if self.used_s() - begun > 1:
+                return
+            time.sleep(0.2)
+        self.fail("never keen under pressure")
 
 
 if __name__ == "__main__":
