@@ -204,8 +204,8 @@ void sp_engine_nodes(struct sp_engine *e, sp_nodes_reader *reader) {
     e->nodes = reader;
 }
 
-void sp_engine_patience(struct sp_engine *e, uint64_t ns) {
-    e->begin_ns = sp_now_ns() + ns;
+void sp_engine_begin_at(struct sp_engine *e, uint64_t ns) {
+    e->begin_ns = ns;
 }
 
 void sp_engine_refresh(struct sp_engine *e, void (*refresh)(void)) {

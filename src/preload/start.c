@@ -21,6 +21,7 @@
 #include <fcntl.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <time.h>
 
 #include "client/remote.h"
 #include "core/node.h"
@@ -31,6 +32,13 @@
 /* What is merged without having asked for it first lives this long; with worker_start_kbytes=0 it need not. Compilers,
  * scripts and the like end before, and paid up to a third of their CPU time for merging that nobody had anything of. */
 #define PATIENCE_NS UINT64_C(500000000)
+
+/* Not by the C library: a program may have a clock_gettime of its own, which cannot be called yet (k). */
+static uint64_t now_ns(void) {
+    struct timespec t = {0};
+    sp_syscall(SYS_clock_gettime, CLOCK_MONOTONIC, &t);
+    return (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
+}
 
 static const char *environment_get(char **environment, const char *name) {
     size_t n = strlen(name);
@@ -136,7 +144,7 @@ static void start(char **environment) {
     shim.all = scope == SP_SCOPE_ALL;
     shim.merge_any = inherit_read(environment);
     if (shim.all && settings.v[SP_SETTING_worker_start_kbytes])
-        sp_engine_patience(engine, PATIENCE_NS);
+        sp_engine_begin_at(engine, now_ns() + PATIENCE_NS);
     shim.allowed_bytes = shim.merge_any ? 0 : settings.v[SP_SETTING_worker_start_kbytes] * 1024;
     fork_watch();
     /* From here on the interposed calls see it; there is only this thread. */
