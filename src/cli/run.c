@@ -72,7 +72,8 @@ const struct sp_command sp_command_run = {
         "ends with the last of the processes. Settings are for a private one: any other has its own.\n\n"
         "What is merged: --all or --advised, else what SAMEPAGE_SCOPE says, else --" SP_SCOPE_DEFAULT_TEXT
         ".\n"
-        "With --all a program joins when it has lived for half a second, unless worker_start_kbytes is 0.\n\n"
+        "With --all a program joins when it is worker_start_millisecs old: compilers, scripts and the like\n"
+        "end before, and would pay for what nobody has anything of.\n\n"
         "The command gets LD_PRELOAD, SAMEPAGE_SOCKET, SAMEPAGE_MERGE_ANY, and where they apply "
         "SAMEPAGE_ALIVE,\n"
         "SAMEPAGE_SET, SAMEPAGE_SCOPE, SAMEPAGE_VERBOSE and SAMEPAGE_VOUCH in its environment.\n\n"

@@ -64,6 +64,8 @@
       "share of the pages of a huge page that must have twins for it to be split; 101: never")               \
     X(worker_start_kbytes, KiB, 1024, 0, 1073741824, USER, OWN,                                              \
       "advised memory below which a process gets no worker")                                                 \
+    X(worker_start_millisecs, ms, 500, 0, 3600000, USER, OWN,                                                \
+      "age below which a program that advised nothing is left alone; none with worker_start_kbytes=0")       \
     X(max_page_sharing, pages, SP_UNBOUNDED_SHARING, 2, INT32_MAX, USER, KSM,                                \
       "most pages that may share one page of the store; 2147483647: no bound")                               \
     X(merge_across_nodes, bool, 1, 0, 1, USER, KSM,                                                          \

@@ -29,10 +29,6 @@
 #include "preload/scope.h"
 #include "preload/shim.h"
 
-/* What is merged without having asked for it first lives this long; with worker_start_kbytes=0 it need not. Compilers,
- * scripts and the like end before, and paid up to a third of their CPU time for merging that nobody had anything of. */
-#define PATIENCE_NS UINT64_C(500000000)
-
 /* Not by the C library: a program may have a clock_gettime of its own, which cannot be called yet (k). */
 static uint64_t now_ns(void) {
     struct timespec t = {0};
@@ -144,7 +140,7 @@ static void start(char **environment) {
     shim.all = scope == SP_SCOPE_ALL;
     shim.merge_any = inherit_read(environment);
     if (shim.all && settings.v[SP_SETTING_worker_start_kbytes])
-        sp_engine_begin_at(engine, now_ns() + PATIENCE_NS);
+        sp_engine_begin_at(engine, now_ns() + settings.v[SP_SETTING_worker_start_millisecs] * 1000000);
     shim.allowed_bytes = shim.merge_any ? 0 : settings.v[SP_SETTING_worker_start_kbytes] * 1024;
     fork_watch();
     /* From here on the interposed calls see it; there is only this thread. */

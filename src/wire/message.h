@@ -23,7 +23,7 @@
 #include "core/types.h"
 
 #define SP_WIRE_MAGIC   UINT32_C(0x47504d53) /* "SMPG" */
-#define SP_WIRE_VERSION 7
+#define SP_WIRE_VERSION 8
 
 /* Most of everything that comes in numbers, in one message. */
 #define SP_WIRE_QUERIES_MAX SP_WINDOW_PAGES

@@ -37,9 +37,9 @@ for line in sys.stdin:
 """
 
 SETTINGS = ("run", "sleep_millisecs", "sleep_max_millisecs", "pages_to_scan", "max_pages_to_merge", "freeze_micros",
-            "map_percent", "huge_split_percent", "worker_start_kbytes", "max_page_sharing", "merge_across_nodes",
-            "use_zero_pages", "smart_scan", "advisor_mode",
-            "advisor_max_cpu", "advisor_target_scan_time", "advisor_min_pages_to_scan", "advisor_max_pages_to_scan",
+            "map_percent", "huge_split_percent", "worker_start_kbytes", "worker_start_millisecs", "max_page_sharing",
+            "merge_across_nodes", "use_zero_pages", "smart_scan", "advisor_mode", "advisor_max_cpu",
+            "advisor_target_scan_time", "advisor_min_pages_to_scan", "advisor_max_pages_to_scan",
             "stable_node_chains_prune_millisecs", "lazy_max_cpu", "store_max_mbytes", "exposure_max_percent")
 
 

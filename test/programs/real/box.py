@@ -56,13 +56,16 @@ def pss_bytes(pid):
 
 
 class Box:
-    def __init__(self, build, shares):
+    def __init__(self, build, shares, early=False):
+        """`early`: programs are merged from their beginning, not only when they have lived for a while."""
         self.build, self.shares = os.path.abspath(build), shares
         self.directory = tempfile.mkdtemp(prefix="programs-")
         os.chmod(self.directory, 0o755)
         self.environment = {k: v for k, v in os.environ.items()
                             if not k.startswith("SAMEPAGE") and k not in ("LD_PRELOAD", "PYTHONDONTWRITEBYTECODE")}
         self.environment.update(LC_ALL="C.UTF-8", HOME=self.directory, PYTHONHASHSEED="0")
+        if early:
+            self.environment["SAMEPAGE_SET"] = "worker_start_millisecs=0"
         self.seconds = 0.0  # that timed() has measured
         self.memory_bytes = 0  # at the end of settle(), 0: there was none
         self.saved_bytes = 0  # the most seen at any moment
