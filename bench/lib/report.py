@@ -56,7 +56,8 @@ def machines(entries):
 def head(entries):
     yield "# Benchmark: samepage beside KSM\n"
     yield ("Written by `make bench ARGS=--save`; how each kind of workload is measured stands at the top of its module "
-           "in bench/lib/. Every figure of every repetition is in [results.json](results.json).\n")
+           "in bench/lib/. Every figure of every repetition is in [results.json](results.json); where the time goes, and what "
+           "the floor is, in PROFILES.md of the source tree.\n")
     yield "\n".join(machines(entries)) + ". Median (lowest-highest).\n"
     used = [s for s in KSM_PRESETS if any(s in e["sides"] for e in entries.values())]
     for s in used:
