@@ -71,14 +71,14 @@ void sp_page_unknow(struct sp_engine *e, struct sp_window *win, unsigned slot) {
     sp_bits_clear(&win->known, slot);
     sp_bits_clear(&win->reask, slot);
     e->counters.v[SP_COUNTER_pages_unshared]--;
-    sp_debts_forget(&e->debts, (sp_page){win->number * SP_WINDOW_PAGES + slot}, (sp_fp){win->slot[slot]});
+    sp_debts_forget(&e->debts, (sp_page){win->number * SP_WINDOW_PAGES + slot}, (sp_fp){sp_window_value(win, slot)});
 }
 
 void sp_page_unshare(struct sp_engine *e, struct sp_window *win, unsigned slot) {
     if (!sp_bits_get(&win->shared, slot))
         return;
     sp_bits_clear(&win->shared, slot);
-    sp_debts_release(&e->debts, (sp_store_page){win->slot[slot]});
+    sp_debts_release(&e->debts, (sp_store_page){sp_window_value(win, slot)});
 }
 
 void sp_page_unzero(struct sp_engine *e, struct sp_window *win, unsigned slot) {

@@ -273,7 +273,7 @@ static enum place page_place(struct sp_worker *w, const struct sp_window *win, u
             return PLACE_UNKNOWN;
     }
     uint64_t offset = known->offset_bytes + (address - known->start);
-    bool same = offset == win->slot[slot] % SP_SEGMENT_PAGES * SP_PAGE_SIZE;
+    bool same = offset == sp_window_value(win, slot) % SP_SEGMENT_PAGES * SP_PAGE_SIZE;
     return same && !known->shared ? PLACE_STORE : PLACE_OTHER;
 }
 

@@ -210,7 +210,7 @@ static sp_bits hinted_pages(const struct sp_worker *w, const struct sp_window *w
 /* What a known page is asked about by again: what is known of it. Where nodes are kept apart it may lie on
  * another by now, so it is read again, and that changed in sp_nodes_ask. */
 static sp_fp known_fp(const struct sp_worker *w, const struct sp_window *win, unsigned slot) {
-    sp_fp known = {win->slot[slot]};
+    sp_fp known = {sp_window_value(win, slot)};
     if (!sp_nodes_apart(w))
         return known;
     const uint8_t *page = page_memory(win, slot);
@@ -468,8 +468,8 @@ static void site_add(struct sp_work *work, unsigned slot, sp_store_page store) {
 static void page_known(struct sp_engine *e, struct sp_window *win, unsigned slot, sp_fp fp) {
     if (!sp_bits_get(&win->known, slot))
         e->counters.v[SP_COUNTER_pages_unshared]++;
-    else if (win->slot[slot] != fp.v) /* its probe, until now */
-        sp_debts_forget(&e->debts, page_number(win->number, slot), (sp_fp){win->slot[slot]});
+    else if (sp_window_value(win, slot) != fp.v) /* its probe, until now */
+        sp_debts_forget(&e->debts, page_number(win->number, slot), (sp_fp){sp_window_value(win, slot)});
     win->slot[slot] = fp.v;
     sp_bits_set(&win->known, slot);
     sp_volatility_calmed(&win->volatility[slot]);
@@ -477,7 +477,7 @@ static void page_known(struct sp_engine *e, struct sp_window *win, unsigned slot
 
 /* The index has dropped what it knew of the page by this fingerprint or probe: nothing to be forgotten. */
 static void page_answered(struct sp_engine *e, struct sp_window *win, unsigned slot, sp_fp fp) {
-    if (!sp_bits_get(&win->known, slot) || win->slot[slot] != fp.v)
+    if (!sp_bits_get(&win->known, slot) || sp_window_value(win, slot) != fp.v)
         return;
     sp_bits_clear(&win->known, slot);
     e->counters.v[SP_COUNTER_pages_unshared]--;
@@ -868,6 +868,15 @@ static size_t plan(struct sp_worker *w, uint64_t number, struct sp_merge_result 
     return kept;
 }
 
+static void window_fold(struct sp_worker *w, uint64_t number) {
+    struct sp_engine *e = w->engine;
+    sp_worker_lock(w);
+    struct sp_window *win = sp_windows_find(&e->windows, number);
+    if (win)
+        sp_window_fold(&e->windows, win);
+    sp_engine_unlock(e);
+}
+
 static void merge(struct sp_worker *w, uint64_t number, bool quiescent, struct sp_merge_result *result) {
     struct sp_work *work = &w->work;
     size_t n = plan(w, number, result);
@@ -884,6 +893,7 @@ static void merge(struct sp_worker *w, uint64_t number, bool quiescent, struct s
             next--;
         }
     }
+    window_fold(w, number);
 }
 
 /* Leaves a huge page alone, or splits it, or neither. */

@@ -13,9 +13,14 @@ static unsigned node_index(uint64_t number, unsigned level) {
     return (unsigned)(number >> (level * SP_WINDOWS_BITS)) & (SP_WINDOWS_FANOUT - 1);
 }
 
-static void window_free(struct sp_windows *t, struct sp_window *w) {
+static void slots_free(struct sp_windows *t, struct sp_window *w) {
     if (w->slot)
         sp_alloc_put(t->alloc, w->slot, SP_WINDOW_PAGES * sizeof(*w->slot));
+    w->slot = NULL;
+}
+
+static void window_free(struct sp_windows *t, struct sp_window *w) {
+    slots_free(t, w);
     sp_alloc_put(t->alloc, w, sizeof(*w));
 }
 
@@ -101,9 +106,25 @@ void sp_windows_drop(struct sp_windows *t, struct sp_window *w) {
 }
 
 bool sp_window_slots(struct sp_windows *t, struct sp_window *w) {
-    if (!w->slot)
-        w->slot = sp_alloc_get(t->alloc, SP_WINDOW_PAGES * sizeof(*w->slot));
+    if (w->slot)
+        return true;
+    w->slot = sp_alloc_get(t->alloc, SP_WINDOW_PAGES * sizeof(*w->slot));
+    for (unsigned slot = 0; w->slot && slot < SP_WINDOW_PAGES; slot++)
+        w->slot[slot] = w->first + slot;
     return w->slot != NULL;
+}
+
+void sp_window_fold(struct sp_windows *t, struct sp_window *w) {
+    if (!w->slot || sp_bits_any(&w->known))
+        return;
+    unsigned some = sp_bits_next(&w->shared, 0);
+    uint64_t first = some < SP_WINDOW_PAGES ? w->slot[some] - some : 0;
+    SP_BITS_EACH(&w->shared, slot) {
+        if (w->slot[slot] != first + slot)
+            return;
+    }
+    w->first = first;
+    slots_free(t, w);
 }
 
 bool sp_window_empty(const struct sp_window *w) {

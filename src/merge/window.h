@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * What the worker knows about each page of a window: 10 bytes for each page, and only for windows in which
- * something was ever resident (H16). Guarded by the engine's lock.
+ * something was ever resident (H16); 2 where nothing is known but pages that lie in the store as they lie
+ * here (sp_window_fold). Guarded by the engine's lock.
  *
  *     written ──settles──▶ (candidate) ──asked──▶ known ──twin──▶ shared + mapped ──write──▶ mapped
  *
- * slot[i] is the fingerprint or probe of a known page and the store page of a shared one.
+ * sp_window_value is the fingerprint or probe of a known page and the store page of a shared one.
  */
 #ifndef SP_MERGE_WINDOW_H
 #define SP_MERGE_WINDOW_H
@@ -17,13 +18,14 @@
 struct sp_window {
     uint64_t number;        /* address / SP_WINDOW_SIZE */
     struct sp_window *next; /* in the list of windows with something to do */
-    uint64_t *slot;         /* SP_WINDOW_PAGES values, or NULL while none is needed */
+    uint64_t *slot;         /* SP_WINDOW_PAGES values, or NULL: they follow from the first */
+    uint64_t first;         /* without slot[]: the value of page 0 */
     sp_bits written;        /* written, found in the present look */
     sp_bits fresh;          /* written, found in an earlier look, not tried since */
-    sp_bits known;          /* the index knows its fingerprint, slot[] too */
+    sp_bits known;          /* the index knows its fingerprint, and slot[] is there and has it */
     sp_bits reask;          /* known, and the index said that it is worth asking again */
     sp_bits mapped;         /* lies in a mapping of the store, broken or not */
-    sp_bits shared;         /* maps the store page slot[] and holds a reference to it */
+    sp_bits shared;         /* maps the store page that is its value and holds a reference to it */
     sp_bits misled;         /* what its probe led to had another content: to be asked about as a whole */
     sp_bits zeroed;         /* was zeros, given back, not written since */
     sp_volatility volatility[SP_WINDOW_PAGES];
@@ -63,6 +65,12 @@ struct sp_window *sp_windows_next(const struct sp_windows *t, uint64_t number);
 void sp_windows_drop(struct sp_windows *t, struct sp_window *w);
 /* Makes slot[] usable. False: no memory. */
 bool sp_window_slots(struct sp_windows *t, struct sp_window *w);
+/* Does without slot[], if nothing is known and what is shared is one piece of the store. */
+void sp_window_fold(struct sp_windows *t, struct sp_window *w);
+/* Of a known or shared page. */
+static inline uint64_t sp_window_value(const struct sp_window *w, unsigned slot) {
+    return w->slot ? w->slot[slot] : w->first + slot;
+}
 /* Nothing is known about any page of it (so it may be dropped when not queued). */
 bool sp_window_empty(const struct sp_window *w);
 

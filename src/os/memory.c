@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The worker's arena. Blocks are powers of two from 16 bytes to 64 KiB, taken from the free list of their
- * class or cut from the current chunk; what is left of a chunk when it ends goes to the free lists. A block
+ * The worker's arena. Blocks are powers of two from 16 bytes to 64 KiB, and from 48 bytes on what lies in the
+ * middle between two, taken from the free list of their class or cut from the current chunk; what is left of
+ * a chunk when it ends goes to the free lists. A block
  * of 64 KiB and more is a mapping with a header in front. Memory goes back to the kernel when a large block
  * is put back or the whole arena is freed.
  *
@@ -19,9 +20,7 @@
 
 #define CHUNK_BYTES ((size_t)1 << 20)
 #define LARGE_BYTES ((size_t)64 * 1024)
-#define CLASS_MIN   4 /* 16 bytes */
-#define CLASS_MAX   16
-#define CLASSES     (CLASS_MAX - CLASS_MIN + 1)
+#define CLASSES     24
 
 /* In front of every chunk and every large block; 32 bytes keep what follows aligned. */
 struct area {
@@ -42,14 +41,16 @@ struct sp_memory {
     bool dontfork;
 };
 
-static unsigned class_of(size_t bytes) {
-    if (bytes <= (size_t)1 << CLASS_MIN)
-        return 0;
-    return (unsigned)(64 - __builtin_clzll(bytes - 1)) - CLASS_MIN;
+/* 16; 32, 48; 64, 96; 128, 192; ... */
+static size_t class_bytes(unsigned class) {
+    return class ? (size_t)(class % 2 ? 32 : 24) << class / 2 : 16;
 }
 
-static size_t class_bytes(unsigned class) {
-    return (size_t)1 << (class + CLASS_MIN);
+static unsigned class_of(size_t bytes) {
+    if (bytes <= class_bytes(1))
+        return bytes > class_bytes(0);
+    unsigned class = (unsigned)(63 - __builtin_clzll(bytes - 1) - 4) * 2;
+    return class + (bytes > class_bytes(class));
 }
 
 static int area_map(size_t bytes, bool dontfork, struct area **ret_area) {

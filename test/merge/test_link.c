@@ -251,7 +251,7 @@ static void others_give_back(void) {
     sp_engine_lock(e);
     SP_WINDOWS_EACH(&e->windows, (uintptr_t)owner, (uintptr_t)owner + N, win) {
         SP_BITS_EACH(&win->shared, slot) {
-            runs[n++] = (struct sp_store_run){{win->slot[slot]}, 1};
+            runs[n++] = (struct sp_store_run){{sp_window_value(win, slot)}, 1};
             sp_bits_clear(&win->shared, slot);
         }
     }

@@ -372,7 +372,7 @@ static void test_use_zero_pages(void **state) {
 static uint64_t store_page(const uint8_t *page) {
     struct sp_window *win = sp_windows_find(&r.engine->windows, (uintptr_t)page / SP_WINDOW_SIZE);
     unsigned slot = (unsigned)((uintptr_t)page % SP_WINDOW_SIZE / PAGE);
-    return win && sp_bits_get(&win->shared, slot) ? win->slot[slot] : UINT64_MAX;
+    return win && sp_bits_get(&win->shared, slot) ? sp_window_value(win, slot) : UINT64_MAX;
 }
 
 static void test_max_page_sharing(void **state) {

@@ -110,6 +110,54 @@ static void test_tree(void **state) {
     starving = 0;
 }
 
+/* Random pages are shared, mostly one piece of the store, and some known: whatever the window does with its
+ * slots, what it tells of these pages stays the same. */
+static void test_fold(void **state) {
+    uint64_t random = 141421, folded = 0;
+    struct sp_windows t;
+    sp_windows_init(&t, &alloc);
+    struct sp_window *w = sp_windows_get(&t, 7);
+    for (unsigned run = 0; run < 3000; run++) {
+        static uint64_t want[SP_WINDOW_PAGES];
+        uint64_t first = random_next(&random) << 3;
+        unsigned different = 0;
+        assert_true(sp_window_slots(&t, w));
+        memset(&w->shared, 0, sizeof(w->shared));
+        memset(&w->known, 0, sizeof(w->known));
+        for (unsigned slot = 0; slot < SP_WINDOW_PAGES; slot++) {
+            bool elsewhere = run % 3 == 0 && random_next(&random) % 512 == 0;
+            w->slot[slot] = want[slot] = first + slot + (elsewhere ? 1 : 0);
+            if (random_next(&random) % (run % 4 + 1))
+                continue;
+            sp_bits_set(&w->shared, slot);
+            different += elsewhere;
+        }
+        unsigned known = sp_bits_next_clear(&w->shared, 0);
+        if (run % 5 == 0 && known < SP_WINDOW_PAGES)
+            sp_bits_set(&w->known, known);
+        /* If all that is shared lies elsewhere, it is one piece again. */
+        bool one_piece = !different || different == sp_bits_count(&w->shared);
+        sp_window_fold(&t, w);
+        assert_true((w->slot == NULL) == (one_piece && !sp_bits_any(&w->known)));
+        folded += w->slot == NULL;
+        for (unsigned pass = 0; pass < 3; pass++) {
+            SP_BITS_EACH(&w->shared, slot) {
+                assert_int_equal(sp_window_value(w, slot), want[slot]);
+            }
+            SP_BITS_EACH(&w->known, slot) {
+                assert_int_equal(sp_window_value(w, slot), want[slot]);
+            }
+            starving = pass == 0 && !w->slot; /* without memory it stays as it is */
+            assert_true(sp_window_slots(&t, w) == (w->slot != NULL));
+            assert_true(w->slot || starving);
+            starving = 0;
+        }
+    }
+    assert_in_range(folded, 500, 2900);
+    sp_windows_deinit(&t);
+    assert_int_equal(held, 0);
+}
+
 static void test_bits(void **state) {
     uint64_t random = 5772;
     for (unsigned run = 0; run < 3000; run++) {
@@ -206,6 +254,7 @@ static void test_debts(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_tree),
+        cmocka_unit_test(test_fold),
         cmocka_unit_test(test_bits),
         cmocka_unit_test(test_clip),
         cmocka_unit_test(test_debts),
