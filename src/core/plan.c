@@ -52,13 +52,17 @@ struct threshold {
     uint64_t more;
 };
 
-static struct threshold threshold_find(const struct sp_run *runs, size_t n, uint64_t runs_max) {
+/* `for_long` of `runs_max` are for long runs. */
+static struct threshold threshold_find(const struct sp_run *runs, size_t n, uint64_t runs_max,
+                                       uint64_t for_long) {
     uint64_t of_length[SP_WINDOW_PAGES + 1];
     memset(of_length, 0, sizeof of_length);
     for (size_t i = 0; i < n; i++)
         if (!is_zero(runs[i].store))
             of_length[length_of(&runs[i])]++;
     for (size_t length = SP_WINDOW_PAGES; length > 0; length--) {
+        if (length == SP_RUN_LONG - 1)
+            runs_max = runs_max > for_long ? runs_max - for_long : 0;
         if (of_length[length] > runs_max)
             return (struct threshold){length, runs_max};
         runs_max -= of_length[length];
@@ -66,9 +70,9 @@ static struct threshold threshold_find(const struct sp_run *runs, size_t n, uint
     return (struct threshold){0, 0};
 }
 
-size_t sp_plan_budget(struct sp_run *runs, size_t n, uint64_t mappings_left) {
+size_t sp_plan_budget(struct sp_run *runs, size_t n, uint64_t mappings_left, uint64_t for_long) {
     sort_by_slot(runs, n);
-    struct threshold t = threshold_find(runs, n, mappings_left / SP_RUN_MAPPINGS);
+    struct threshold t = threshold_find(runs, n, mappings_left / SP_RUN_MAPPINGS, for_long / SP_RUN_MAPPINGS);
     size_t kept = 0;
     for (size_t i = 0; i < n; i++) {
         struct sp_run run = runs[i];

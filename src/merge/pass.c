@@ -234,16 +234,18 @@ static void fingerprint(struct sp_worker *w, struct sp_window *win, const sp_bit
     sp_bits_minus(&win->reask, &w->work.bits.eligible);
 }
 
-/* Nothing new is merged for now: the domain wants it so (H15), or the process, or no mapping is left (H4). */
-static bool resting(const struct sp_worker *w) {
-    return w->paused || w->engine->pace.held || w->mappings_left < SP_RUN_MAPPINGS;
+/* Nothing new is merged for now: the domain wants it so (H15), or the process, or no mapping is left (H4), or
+ * none that this window has a use for. */
+static bool resting(const struct sp_worker *w, const struct sp_window *win) {
+    uint64_t needed = SP_RUN_MAPPINGS + (win->over_budget ? w->mappings_long : 0);
+    return w->paused || w->engine->pace.held || w->mappings_left < needed;
 }
 
 /* Only what the index hinted at, by the fingerprints that are known: there was no look since. */
 static void hinted(struct sp_worker *w, struct sp_window *win) {
     sp_bits candidates = {0};
     eligible_pages(w, win->number, &w->work.bits.eligible);
-    if (w->linked && !resting(w) && sp_huge_hinted(w, win, &candidates))
+    if (w->linked && !resting(w, win) && sp_huge_hinted(w, win, &candidates))
         fingerprint(w, win, &candidates);
     sp_bits waiting = hinted_pages(w, win);
     if (sp_bits_any(&win->fresh) || sp_bits_any(&win->written) || sp_bits_any(&waiting))
@@ -297,7 +299,7 @@ static bool choose(struct sp_worker *w, uint64_t number, enum sp_pass_mode mode)
     eligible_pages(w, number, &work->bits.eligible);
     sp_bits candidates;
     choose_settled(w, win, mode, &candidates);
-    bool rests = mode == SP_PASS_BACKGROUND && resting(w); /* candidates wait, and what was hinted at */
+    bool rests = mode == SP_PASS_BACKGROUND && resting(w, win); /* candidates wait, and what was hinted at */
     if (!rests && e->forked && mode != SP_PASS_QUIESCENT)
         drop_forked(w, win, &candidates);
     sp_bits hints = hinted_pages(w, win);
@@ -857,8 +859,10 @@ static size_t plan(struct sp_worker *w, uint64_t number, struct sp_merge_result 
     size_t n = sp_plan_runs(work->sites, work->n_sites, work->runs);
     sp_worker_lock(w);
     n = split_by_region(w, number, work->runs, n);
-    size_t kept = sp_plan_budget(work->runs, n, w->mappings_left);
-    struct sp_window *win = kept < n ? sp_windows_find(&e->windows, number) : NULL;
+    size_t kept = sp_plan_budget(work->runs, n, w->mappings_left, w->mappings_long);
+    struct sp_window *win = sp_windows_find(&e->windows, number);
+    if (win)
+        win->over_budget = kept < n;
     for (size_t k = kept; k < n; k++) {
         e->counters.v[SP_COUNTER_pages_over_budget] += work->runs[k].pages;
         result->refused_pages += work->runs[k].pages;

@@ -146,6 +146,7 @@ struct sp_worker {
     uint64_t done;          /* pages that the current pass merged or asked about, */
     uint64_t retried;       /* and tries that smart_scan would have spared: nobody waits for those */
     uint64_t mappings_left; /* of the budget (H4) */
+    uint64_t mappings_long; /* the last of these, for long runs only */
     uint64_t scan_left;     /* pages that the current pass may still read (pages_to_scan) */
     bool scan_cut;          /* it had to leave some for that reason, the first of them here: */
     uint64_t cut_window;

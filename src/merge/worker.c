@@ -26,6 +26,9 @@
 #define RELINK_NS        (1000 * MS)
 #define REPORT_NS        (500 * MS)
 #define MAP_COUNT_NS     (1000 * MS)
+/* This part of the mappings that a process may use is kept for long runs, which may come when scattered pages
+ * have used the others. */
+#define MAPPINGS_LONG_PART 16
 #define NOW_ROUNDS_MAX   16
 /* For fewer pages it is not worth looking at everything again soon: most programs write to some all the time,
  * and a pause that has grown does no harm where only few pages wait for its end. */
@@ -294,12 +297,13 @@ static void report_when_due(struct sp_worker *w) {
 static void count_mappings(struct sp_worker *w) {
     uint64_t used, most;
     w->next_count_ns = sp_now_ns() + MAP_COUNT_NS;
-    w->mappings_left = 0;
+    w->mappings_left = w->mappings_long = 0;
     if (sp_proc_map_count(&used) || sp_proc_max_map_count(&most))
         return;
     uint64_t allowed = most / 100 * w->engine->settings.v[SP_SETTING_map_percent];
     if (used < allowed)
         w->mappings_left = allowed - used;
+    w->mappings_long = allowed / MAPPINGS_LONG_PART;
     if (used < allowed / 2) /* far from the limit, and counting reads them all */
         w->next_count_ns += 4 * MAP_COUNT_NS;
 }

@@ -86,7 +86,8 @@ static void shuffle(struct test_random *r, struct sp_run *runs, size_t n) {
     }
 }
 
-static void budget_check(struct test_random *r, const struct sp_run *before, size_t n, uint64_t mappings) {
+static void budget_check(struct test_random *r, const struct sp_run *before, size_t n, uint64_t mappings,
+                         uint64_t for_long) {
     static struct sp_run after[SP_WINDOW_PAGES];
     bool taken[SP_WINDOW_PAGES] = {false};
     size_t wanted = 0;
@@ -94,7 +95,7 @@ static void budget_check(struct test_random *r, const struct sp_run *before, siz
         wanted += taken[i] = before[i].store.v == SP_STORE_ZERO.v;
     for (uint64_t left = mappings; left >= SP_RUN_MAPPINGS; left -= SP_RUN_MAPPINGS) {
         size_t best = best_of(before, taken, n);
-        if (best == n)
+        if (best == n || (before[best].pages < SP_RUN_LONG && left < for_long + SP_RUN_MAPPINGS))
             break;
         taken[best] = true;
         wanted++;
@@ -102,7 +103,7 @@ static void budget_check(struct test_random *r, const struct sp_run *before, siz
     memcpy(after, before, n * sizeof *after);
     if (test_random_below(r, 4) == 0)
         shuffle(r, after, n);
-    size_t kept = sp_plan_budget(after, n, mappings);
+    size_t kept = sp_plan_budget(after, n, mappings, for_long);
     assert_int_equal(kept, wanted);
     for (size_t i = 0; i < n; i++)
         assert_true(contains(taken[i] ? after : after + kept, taken[i] ? kept : n - kept, &before[i]));
@@ -116,15 +117,16 @@ static void budget_goes_to_the_longest(void **state) {
     static struct sp_run runs[SP_WINDOW_PAGES];
     for (int round = 0; round < ROUNDS; round++) {
         size_t n = sp_plan_runs(sites, sites_make(&r, sites), runs);
-        budget_check(&r, runs, n, test_random_below(&r, 2 * n + 4));
+        uint64_t mappings = test_random_below(&r, 2 * n + 4);
+        budget_check(&r, runs, n, mappings, 2 * test_random_below(&r, mappings / 2 + 4));
     }
 }
 
 static void budget_limits(void **state) {
     struct sp_run runs[3] = {{0, 1, {5}}, {7, 512, SP_STORE_ZERO}, {9, 1, {3}}};
-    assert_int_equal(sp_plan_budget(runs, 0, 10), 0);
-    assert_int_equal(sp_plan_budget(runs, 3, UINT64_MAX), 3);
-    assert_int_equal(sp_plan_budget(runs, 3, 1), 1);
+    assert_int_equal(sp_plan_budget(runs, 0, 10, 0), 0);
+    assert_int_equal(sp_plan_budget(runs, 3, UINT64_MAX, 0), 3);
+    assert_int_equal(sp_plan_budget(runs, 3, 1, 0), 1);
     assert_true(runs[0].store.v == SP_STORE_ZERO.v);
     assert_int_equal(sp_plan_runs(NULL, 0, runs), 0);
 }
