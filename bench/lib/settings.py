@@ -13,7 +13,7 @@ import re
 import signal
 import sys
 
-from .machine import Failure, read
+from .machine import PAGE, Failure, read
 
 KSM = "/sys/kernel/mm/ksm/"
 MAX_MAP_COUNT = "/proc/sys/vm/max_map_count"
@@ -118,6 +118,14 @@ def ksm_saved_pages():
     """Pages saved, zeros included; kernels before 6.6 count none."""
     zeros = int(read(KSM + "ksm_zero_pages")) if os.path.exists(KSM + "ksm_zero_pages") else 0
     return int(read(KSM + "pages_sharing")) + zeros
+
+
+def ksm_kernel_bytes():
+    """What KSM remembers of each page that it scanned (rmap items; ksm.rst, general_profit). Kernels before 6.3 do not
+    tell: 0."""
+    if not os.path.exists(KSM + "general_profit"):
+        return 0
+    return ksm_saved_pages() * PAGE - int(read(KSM + "general_profit"))
 
 
 def ksm_full_scans():

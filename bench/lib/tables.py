@@ -30,6 +30,8 @@ ROWS = [
     ("programs ready after, s", "ready_seconds", 2, 1, False),
     ("memory charged, MiB", "charged_bytes", 1, MIB, False),
     ("memory charged for each, MiB", "charged_each_bytes", 1, MIB, True),
+    ("the kernel's own for it (KSM: rmap items; mappings, 210 B each), MiB", "kernel_bytes", 1, MIB, False),
+    ("memory for each, both together, MiB", "all_each_bytes", 1, MIB, True),
     ("memory saved, net, MiB", "saved_bytes", 1, MIB, False),
     ("saved, of the memory unmanaged", "saved_of_unmanaged", 3, 1, False),
     ("shared of the memory", "shared_share", 3, 1, False),

@@ -24,7 +24,7 @@ import time
 
 from . import machine, settings, sides
 from .machine import Failure
-from .merging import curve_of, look, poll_answer, poll_command, time_to
+from .merging import MAPPING_BYTES, curve_of, look, poll_answer, poll_command, time_to
 from .programs import Programs, expect, say
 
 LONGEST_SECONDS = 180
@@ -224,6 +224,7 @@ def one(context, w, name, n, wanted):
             r["own_cpu_seconds"] = cpu_of(side, running) - before
             pids = machine.descendants([p.pid for p in running.running])
             r["charged_bytes"] = machine.charged_bytes(pids, side.daemon)
+            r["kernel_bytes"] = settings.ksm_kernel_bytes() if name.startswith("ksm") else 0
             r["mappings"] = machine.mappings(pids)
             if name == "samepage":
                 figures_of_ours(context, side, r)
@@ -253,7 +254,12 @@ def round_of(context, w, names, _number):
         if name == "ksm":
             wanted = int(w.wanted_share * r["saved_pages"])
     base = results.get("nobody")
+    if base and "samepage" in results:
+        ours = results["samepage"]
+        added = ours["mappings"] - base["mappings"] * ours["instances"] // base["instances"]
+        ours["kernel_bytes"] = max(0, added) * MAPPING_BYTES
     for r in results.values():
+        r["all_each_bytes"] = (r["charged_bytes"] + r["kernel_bytes"]) / r["instances"]
         r["charged_each_bytes"] = r["charged_bytes"] / r["instances"]
         if base and r is not base:
             r["saved_bytes"] = (base["charged_bytes"] / base["instances"] - r["charged_each_bytes"]) * n
