@@ -5,6 +5,7 @@
  */
 #include "merge_test.h"
 
+#include "merge/state.h"
 #include "os/uffd.h"
 
 #define N     (8 * MIB)
@@ -56,6 +57,17 @@ static uint64_t store_bytes(const void *page) {
     return bytes;
 }
 
+/* Windows in which each page has a value of its own. */
+static unsigned windows_with_slots(struct engine_rig *r, const uint8_t *from) {
+    unsigned n = 0;
+    sp_engine_lock(r->engine);
+    SP_WINDOWS_EACH(&r->engine->windows, (uintptr_t)from, (uintptr_t)from + N, win) {
+        n += win->slot != NULL;
+    }
+    sp_engine_unlock(r->engine);
+    return n;
+}
+
 static void test_shares(void **state) {
     struct twins t;
     twins_open(&t, NULL);
@@ -70,6 +82,10 @@ static void test_shares(void **state) {
     /* H23: what lies together is mapped together; 4 windows each, in at most a few pieces. */
     assert_true(mappings_between(t.a, t.a + N) <= 24);
     assert_true(mappings_between(t.b, t.b + N) <= 24);
+    /* And needs no memory of ours for each page. */
+    for (unsigned i = 0; i < 1000 && windows_with_slots(&t.rig, t.a) + windows_with_slots(&t.rig, t.b); i++)
+        sp_sleep_ns(5000000);
+    assert_int_equal(windows_with_slots(&t.rig, t.a) + windows_with_slots(&t.rig, t.b), 0);
     twins_close(&t);
 }
 
