@@ -102,9 +102,7 @@ static void forget_index(struct sp_engine *e) {
         memset(&win->known, 0, sizeof(win->known));
         memset(&win->reask, 0, sizeof(win->reask));
         memset(&win->shared, 0, sizeof(win->shared));
-        win->asked = 0;
-        win->huge_wait = 0;
-        win->huge_waited = false;
+        sp_huge_forgotten(win);
         if (sp_bits_any(&win->fresh))
             sp_engine_queue(e, win);
     }
@@ -188,10 +186,11 @@ static void take_hint(struct sp_worker *w, const struct sp_hint *hint) {
         reask(e, win, win->known);
         sp_huge_reask(e, win);
     }
-    if (win && win->number == hint->window)
+    if (win && win->number == hint->window) {
         reask(e, win, hint->pages);
-    if (win && win->number == hint->window && sp_bits_get(&hint->pages, 0))
-        sp_huge_reask(e, win);
+        if (sp_bits_get(&hint->pages, 0))
+            sp_huge_reask(e, win);
+    }
     sp_engine_unlock(e);
 }
 
