@@ -16,6 +16,7 @@
 #include <sys/sysinfo.h>
 #include <sys/utsname.h>
 
+#include "core/decimal.h"
 #include "os/fault.h"
 #include "os/smaps.h"
 #include "os/syscall.h"
@@ -347,18 +348,27 @@ int sp_proc_move_is_safe(bool *ret_safe) {
     return 0;
 }
 
-void sp_proc_name(int pid, char ret_name[16]) {
-    char path[32] = "/proc/", digits[12];
-    size_t n = 0, at = sizeof("/proc/") - 1;
-    for (unsigned v = (unsigned)pid; n == 0 || v; v /= 10)
-        digits[n++] = (char)('0' + v % 10);
-    while (n)
-        path[at++] = digits[--n];
-    memcpy(path + at, "/comm", sizeof("/comm"));
+/* Writes `start` and the number of a process or a descriptor. Returns the end. */
+static char *path_of(char *to, const char *start, int number) {
+    return sp_decimal(mempcpy(to, start, strlen(start)), (unsigned)number);
+}
 
+void sp_proc_name(int pid, char ret_name[16]) {
+    char path[32];
+    memcpy(path_of(path, "/proc/", pid), "/comm", sizeof("/comm"));
     if (read_start(path, ret_name, 16) < 0)
         memcpy(ret_name, "?", 2);
     ret_name[strcspn(ret_name, "\n")] = '\0';
+}
+
+bool sp_proc_pidfd_is_self(int pidfd) {
+    char path[SP_PROC_FD_PATH_BYTES], text[512];
+    uint64_t pid;
+    if (pidfd < 0)
+        return false;
+    *path_of(path, "/proc/thread-self/fdinfo/", pidfd) = '\0';
+    return read_start(path, text, sizeof(text)) >= 0 && !find_value(text, "Pid:", &pid) &&
+           (long)pid == sp_syscall(SYS_getpid);
 }
 
 int sp_proc_locked(bool *ret_locked) {
@@ -414,14 +424,7 @@ int sp_random(uint8_t ret[32]) {
 }
 
 size_t sp_proc_fd_path(int fd, char ret_path[SP_PROC_FD_PATH_BYTES]) {
-    static const char start[] = "/proc/thread-self/fd/";
-    char digits[12];
-    size_t n = 0, at = sizeof start - 1;
-    memcpy(ret_path, start, at);
-    for (unsigned v = (unsigned)fd; n == 0 || v; v /= 10)
-        digits[n++] = (char)('0' + v % 10);
-    while (n)
-        ret_path[at++] = digits[--n];
-    ret_path[at] = '\0';
-    return at;
+    char *end = path_of(ret_path, "/proc/thread-self/fd/", fd);
+    *end = '\0';
+    return (size_t)(end - ret_path);
 }
