@@ -20,6 +20,7 @@
 #include "os/fault.h"
 #include "os/smaps.h"
 #include "os/syscall.h"
+#include "os/text.h"
 
 #define PIECE_BYTES 4096
 
@@ -75,11 +76,10 @@ static int read_start_named(const char *path, char *buffer, size_t room) {
 }
 
 static uint64_t read_decimal(const char *s) {
-    uint64_t v = 0;
+    uint64_t v;
     while (*s == ' ' || *s == '\t')
         s++;
-    for (; *s >= '0' && *s <= '9'; s++)
-        v = v * 10 + (uint64_t)(*s - '0');
+    (void)sp_read_decimal(s, &v);
     return v;
 }
 
@@ -213,18 +213,6 @@ int sp_proc_seccomp(int *ret_mode) {
     return 0;
 }
 
-static uint64_t read_hex(const char *s) {
-    uint64_t v = 0;
-    for (;; s++) {
-        if (*s >= '0' && *s <= '9')
-            v = v << 4 | (uint64_t)(*s - '0');
-        else if (*s >= 'a' && *s <= 'f')
-            v = v << 4 | (uint64_t)(*s - 'a' + 10);
-        else
-            return v;
-    }
-}
-
 #define DUMP_PRIVATE_FILES UINT64_C(4) /* core(5) */
 
 bool sp_proc_filtered(void) {
@@ -240,7 +228,8 @@ int sp_proc_dump_private_files(void) {
     int r = read_start(path, text, sizeof(text));
     if (r < 0)
         return r;
-    uint64_t filter = read_hex(text);
+    uint64_t filter;
+    (void)sp_read_hex(text, &filter);
     if (filter & DUMP_PRIVATE_FILES)
         return 0;
 
