@@ -29,7 +29,7 @@
 /* This part of the mappings that a process may use is kept for long runs, which may come when scattered pages
  * have used the others. */
 #define MAPPINGS_LONG_PART 16
-#define NOW_ROUNDS_MAX   16
+#define NOW_ROUNDS_MAX     16
 /* For fewer pages it is not worth looking at everything again soon: most programs write to some all the time,
  * and a pause that has grown does no harm where only few pages wait for its end. */
 #define HURRY_PAGES 64
