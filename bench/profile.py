@@ -5,8 +5,8 @@
     bench/profile.py --pages 262144 -- bench/run.py same --only samepage --repetitions 1 --no-probe --no-gate
 
 perf samples all CPUs by their clocks; samples of the workers (threads named "samepage") and of samepaged count. Each is
-put under what it works for: the system call that it is in, or else the function of ours. Time is divided by --pages, those that the command has merged. A table in Markdown is printed, the
-last line of which is the sum.
+put under what it works for: the system call that it is in, or else the function of ours. Time is divided by --pages,
+those that the command has merged. A table in Markdown is printed, the last line of which is the sum.
 """
 
 import argparse
@@ -37,20 +37,23 @@ def call_of(chain):
     return "entering and leaving the kernel" if "do_syscall_64" in chain else f"`{chain[0]}`" if chain else "?"
 
 
-def samples(data):
-    """(name of the thread, functions from the innermost outwards) of each."""
-    out = subprocess.run(["perf", "script", "-i", data, "-F", "comm,ip,sym"], capture_output=True, text=True,
-                         check=True).stdout
-    for block in out.split("\n\n"):
+def script(data):
+    return subprocess.run(["perf", "script", "-i", data, "-F", "comm,ip,sym"], capture_output=True, text=True,
+                          check=True).stdout
+
+
+def samples(text):
+    """(name of the thread, functions from the innermost outwards) of each in what `perf script` has written."""
+    for block in text.split("\n\n"):
         lines = block.strip("\n").splitlines()
         if lines:
             chain = [m.group(1) for m in (re.match(r"\s*[0-9a-f]+ (.+?)(\+0x[0-9a-f]+)?$", line) for line in lines[1:]) if m]
             yield lines[0].strip(), chain
 
 
-def table(data, pages, least_us):
+def table(text, pages, least_us):
     who = collections.Counter()
-    for comm, chain in samples(data):
+    for comm, chain in samples(text):
         if comm in OURS:
             who["worker" if comm == "samepage" else "daemon", call_of(chain)] += 1
     us = {k: n / HERTZ * 1e6 / pages for k, n in who.items()}
@@ -83,7 +86,7 @@ def main():
             sys.exit("profile.py: perf is missing (Debian: linux-perf)")
         if done.returncode:
             sys.exit(f"profile.py: the command, or perf, ended with status {done.returncode}")
-        if not table(data, args.pages, args.least):
+        if not table(script(data), args.pages, args.least):
             sys.exit("profile.py: no sample of a worker or of samepaged: did the command run samepage?")
 
 

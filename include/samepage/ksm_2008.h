@@ -22,14 +22,13 @@
  *   - What is removed is private again on return. The regions of an area are removed when the process has no
  *     descriptor of it left; where fclose or a raw system call closed it, this is noticed at the next call
  *     that has to do with such a descriptor; and not at all once merging has ended in the process, as it does
- *     when a system-call filter comes. A child made by fork has its copy of
- *     the memory registered as well.
+ *     when a system-call filter comes. A child made by fork has its copy of the memory registered as well.
  *   - The thread is that of the caller's domain, all programs of its user that share with it, and what is set
  *     are settings: run, sleep_millisecs (rounded up to milliseconds), pages_to_scan and max_pages_to_merge,
- * as `samepage set` sets them. They last until they are set anew or the daemon ends. Merging runs from the
- *     start. Where the daemon cannot be reached within three seconds, or the domain is not the user's, it
- * counts for the calling process alone, and children of fork inherit it. pages_to_scan is left as it is while
- * the advisor chooses it.
+ *     as `samepage set` sets them. They last until they are set anew or the daemon ends. Merging runs from
+ *     the start. Where the daemon cannot be reached within three seconds, or the domain is not the user's,
+ *     it counts for the calling process alone, and children of fork inherit it. pages_to_scan is left as it
+ *     is while the advisor chooses it.
  *
  * Errors, all by errno: EINVAL: no such request for this descriptor, or a region that ends beyond the address
  * space. EFAULT: the structure cannot be read or written. ENOMEM: more than 64 areas with regions, or more

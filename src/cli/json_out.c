@@ -6,6 +6,7 @@
 
 #include "cli/output.h"
 #include "cli/put.h"
+#include "core/decimal.h"
 
 static char *line_begin(char *to, unsigned depth) {
     *to++ = '\n';
@@ -53,12 +54,7 @@ void sp_json_out_end(struct sp_json_out *o, char bracket) {
 }
 
 void sp_json_out_number(struct sp_json_out *o, const char *key, uint64_t n) {
-    char digits[20], *first = digits + sizeof digits;
-    do
-        *--first = (char)('0' + n % 10);
-    while (n /= 10);
-    size_t bytes = (size_t)(digits + sizeof digits - first);
-    sp_put_done(mempcpy(value_room(o, key, bytes), first, bytes));
+    sp_put_done(sp_decimal(value_room(o, key, SP_DECIMAL_BYTES), n));
 }
 
 /* jansson writes each newline, and the spaces after it, apart from the rest. */

@@ -18,10 +18,10 @@
 #include "cli/mappings.h"
 #include "cli/output.h"
 #include "cli/places.h"
+#include "cli/target.h"
 #include "os/remote.h"
 #include "wire/control.h"
 
-#define ANSWER_MS 3000
 #define MERGE_ANY "SAMEPAGE_MERGE_ANY=1"
 
 struct ksm_stat {
@@ -47,7 +47,7 @@ static bool visit(void *ctx, const struct sp_mapping *m) {
 
 static void search_daemon(struct search *s, const char *socket) {
     struct sp_status *status;
-    if (s->found || sp_control_status(socket, ANSWER_MS, &status))
+    if (s->found || sp_control_status(socket, SP_ANSWER_MS, &status))
         return;
     for (size_t i = 0; i < status->n_domains; i++) {
         const struct sp_status_domain *d = &status->domains[i];

@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "cli/cli.h"
+#include "core/decimal.h"
 #include "core/settings.h"
 
 #define TEXT_BYTES 40
@@ -23,18 +24,6 @@ struct ring {
 
 static char *ring_next(struct ring *r) {
     return r->text[r->next++ % 4];
-}
-
-/* Writes n, returns its end. */
-static char *digits(char *to, uint64_t n) {
-    char reversed[20];
-    size_t count = 0;
-    do
-        reversed[count++] = (char)('0' + n % 10);
-    while (n /= 10);
-    while (count)
-        *to++ = reversed[--count];
-    return to;
 }
 
 /* n / 2^shift in tenths, rounded as printf does. */
@@ -53,7 +42,7 @@ const char *sp_text_bytes(uint64_t bytes) {
     char *text = ring_next(&ring);
     size_t unit = 0;
     if (bytes < 1024) {
-        strcpy(digits(text, bytes), " bytes");
+        strcpy(sp_decimal(text, bytes), " bytes");
         return text;
     }
     /* 1023.95 would be printed as 1024.0. */
@@ -61,7 +50,7 @@ const char *sp_text_bytes(uint64_t bytes) {
            (tenths(bytes, (unsigned)unit * 10) >= 10240 && unit + 1 < sizeof units / sizeof *units))
         unit++;
     uint64_t value = tenths(bytes, (unsigned)unit * 10);
-    char *to = digits(text, value / 10);
+    char *to = sp_decimal(text, value / 10);
     *to++ = '.';
     *to++ = (char)('0' + value % 10);
     *to++ = ' ';
@@ -87,7 +76,7 @@ const char *sp_text_duration(uint64_t ns) {
     static struct ring ring;
     char *text = ring_next(&ring);
     if (ns < 1000)
-        strcpy(digits(text, ns), " ns");
+        strcpy(sp_decimal(text, ns), " ns");
     else if (ns < 1000000)
         snprintf(text, TEXT_BYTES, "%.0f us", (double)ns / 1e3);
     else if (ns < 1000000000)
@@ -101,7 +90,7 @@ const char *sp_text_seconds(uint64_t ns) {
     static struct ring ring;
     char *text = ring_next(&ring);
     uint64_t hundredths = ns / 10000000 + (ns % 10000000 >= 5000000);
-    char *to = digits(text, hundredths / 100);
+    char *to = sp_decimal(text, hundredths / 100);
     *to++ = '.';
     *to++ = (char)('0' + hundredths / 10 % 10);
     *to++ = (char)('0' + hundredths % 10);

@@ -6,8 +6,8 @@
  *
  * The environment: LD_PRELOAD (ours before what was there, an allocator library behind it), SAMEPAGE_SOCKET,
  * SAMEPAGE_ALIVE (a private daemon only), SAMEPAGE_SET (only where something was set), SAMEPAGE_SCOPE (--all
- * and --advised only), SAMEPAGE_VERBOSE (--verbose only), SAMEPAGE_VOUCH (--ksm-files with root's daemon only).
- * Nothing else is changed, but by --ksm-files the namespaces (cli/view.h).
+ * and --advised only), SAMEPAGE_VERBOSE (--verbose only), SAMEPAGE_VOUCH (--ksm-files with root's daemon
+ * only). Nothing else is changed, but by --ksm-files the namespaces (cli/view.h).
  */
 #include "cli/run.h"
 

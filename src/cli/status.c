@@ -14,9 +14,8 @@
 #include "cli/output.h"
 #include "cli/places.h"
 #include "cli/status.h"
+#include "cli/target.h"
 #include "wire/control.h"
-
-#define ANSWER_MS 3000
 
 enum { OPTION_JSON, OPTION_SOCKET, OPTION_MAPPINGS, OPTION_KSM_STAT };
 
@@ -70,7 +69,7 @@ static void show(struct report *r, const struct sp_socket_place *place, const st
 /* `expected`: the user named it, so that its absence is an error. */
 static void ask(struct report *r, const struct sp_socket_place *place, bool expected) {
     struct sp_status *s;
-    int error = sp_control_status(place->path, ANSWER_MS, &s);
+    int error = sp_control_status(place->path, SP_ANSWER_MS, &s);
     if (!error) {
         show(r, place, s);
         sp_status_free(s);

@@ -14,6 +14,7 @@
 #include "cli/places.h"
 #include "wire/control.h"
 
+/* So long is waited for a daemon's answer. */
 #define SP_ANSWER_MS 3000
 
 struct sp_target {

@@ -40,10 +40,10 @@ const struct sp_command sp_command_wait = {
     .usage = "--settled [OPTION...]",
     .summary = "wait until everything that can be merged is merged",
     .options = wait_options,
-    .notes =
-        SP_TARGET_NOTES "Programs that have not joined yet are not waited for (see 'samepage help run').\n"
-                        "Exit status 1 when the time is over, and at once when merging is stopped (run=0 or 2,\n"
-                        "or a bound of 0 pages).\n",
+    .notes = SP_TARGET_NOTES
+    "Programs that have not joined yet are not waited for (see 'samepage help run').\n"
+    "Exit status 1 when the time is over, and at once when merging is stopped (run=0 or 2,\n"
+    "or a bound of 0 pages).\n",
     .main = wait_main,
 };
 

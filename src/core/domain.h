@@ -140,8 +140,9 @@ void sp_domain_publish_refuse(struct sp_domain *d, sp_client client, struct sp_q
  * nothing of the above: references, places in the store and limits are kept here all the same. Store pages
  * that were entered so are not found by fingerprints.
  *
- * sp_domain_take: SP_ANSWER_SHARE: the reference to a store page in use was taken; or SP_ANSWER_DECLINED, also
- * when as many share it as may.
+ * sp_domain_take: SP_ANSWER_SHARE: the reference to a store page in use was taken; or SP_ANSWER_DECLINED,
+ * also when as many share it as may.
+ *
  * sp_domain_place: SP_ANSWER_SEND: write the page's content at ret->store, then enter it, or leave the place;
  * or SP_ANSWER_DECLINED, a limit. sp_domain_enter: it is there; with one reference, the client's. -ENOMEM,
  * -ESRCH (no such client), -EINVAL (not a place that was given out, or in use): the place must be left.

@@ -29,7 +29,8 @@
  *
  * merge_across_nodes can be changed only while nothing is shared, as there: core/node.h has what it does.
  *
- * worker_start_kbytes is H10's, exposure_max_percent H15's.
+ * worker_start_kbytes is H10's, exposure_max_percent H15's. worker_start_millisecs stands beside the former:
+ * most programs that did not ask for it end before merging would be worth its CPU time.
  */
 #ifndef SP_CORE_SETTINGS_H
 #define SP_CORE_SETTINGS_H

@@ -4,10 +4,10 @@
  * 0.58 to 0.87, so between 22 and 23 bytes per entry. Internal to core/.
  *
  * The highest bits of the key choose a shard, an open-addressed array of its own. A shard grows alone, by
- * half, and its sizes are offset from those of the others: at any moment the shards are spread evenly over the
- * range of loads, and the memory in transit is that of one shard. (By a quarter, entries are moved twice as
- * often, for a byte and a half less.) The home of a key is its fraction of the array (key * size >> 64), which
- * needs no power of two.
+ * half, and its sizes are offset from those of the others: at any moment the shards are spread evenly over
+ * the range of loads, and the memory in transit is that of one shard. (By a quarter, entries are moved twice
+ * as often, for a byte and a half less.) The home of a key is its fraction of the array (key * size >> 64),
+ * which needs no power of two.
  *
  * Invariants of a shard (Robin Hood hashing): entries stand in the order of their homes, and there is no
  * empty slot between an entry and its home. So a search ends at the first entry that is nearer to its home

@@ -219,8 +219,8 @@ static enum MHD_Result on_request(void *ctx, struct MHD_Connection *c, const cha
 
 /* ---- the loop ---- */
 
-/* When there are as many connections as there may be, libmicrohttpd listens no more until some have ended, and
- * begins again only with the second run after that one: nobody else would call it. */
+/* When there are as many connections as there may be, libmicrohttpd listens no more until some have ended,
+ * and begins again only with the second run after that one: nobody else would call it. */
 static void run(struct metrics *m) {
     for (int i = 0; i < 3; i++)
         (void)MHD_run(m->http);

@@ -41,8 +41,8 @@ struct member {
     struct sp_counters counters; /* as last reported */
     uint64_t reported_ns;        /* when that was; 0: not yet */
     struct sp_histogram freezes;
-    struct sp_durations
-        durations; /* of freezes: a status is asked for with all of them, a report brings one */
+    /* Of freezes: a status is asked for with all of them, a report brings one. */
+    struct sp_durations durations;
     struct sp_allowance allowance;
     struct family family;
     RB_ENTRY(member) looks_link; /* in service.looks, where `looks_in` */
@@ -89,8 +89,8 @@ struct domain {
 
 struct service {
     struct sp_settings settings; /* of domains to come, and those of all domains together */
-    uint64_t tokens_max,
-        heap_max_bytes; /* of each domain, so that one user leaves something for the others */
+    /* Of each domain, so that one user leaves something for the others. */
+    uint64_t tokens_max, heap_max_bytes;
     struct domain *domains;
     struct member *hinted;  /* members whose hints wait to be sent */
     struct looks looks;     /* members whose families are to be looked at */

@@ -71,7 +71,8 @@ void sp_page_unknow(struct sp_engine *e, struct sp_window *win, unsigned slot) {
     sp_bits_clear(&win->known, slot);
     sp_bits_clear(&win->reask, slot);
     e->counters.v[SP_COUNTER_pages_unshared]--;
-    sp_debts_forget(&e->debts, (sp_page){win->number * SP_WINDOW_PAGES + slot}, (sp_fp){sp_window_value(win, slot)});
+    sp_debts_forget(&e->debts, (sp_page){win->number * SP_WINDOW_PAGES + slot},
+                    (sp_fp){sp_window_value(win, slot)});
 }
 
 void sp_page_unshare(struct sp_engine *e, struct sp_window *win, unsigned slot) {

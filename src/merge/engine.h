@@ -118,8 +118,8 @@ void sp_engine_mappings(struct sp_engine *e, sp_mappings_reader *reader);
  * Before anything is registered. */
 void sp_engine_nodes(struct sp_engine *e, sp_nodes_reader *reader);
 
-/* No work begins before CLOCK_MONOTONIC says so: for programs that nobody has asked whether they want it, most of
- * which end before it would be worth their CPU time. Before anything is registered. */
+/* No work begins before CLOCK_MONOTONIC says so: for programs that nobody has asked whether they want it,
+ * most of which end before it would be worth their CPU time. Before anything is registered. */
 void sp_engine_begin_at(struct sp_engine *e, uint64_t ns);
 
 /* What the worker calls, with the lock held, before it looks what is registered: for an owner who registers

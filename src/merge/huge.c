@@ -81,13 +81,16 @@ bool sp_huge_hinted(struct sp_worker *w, const struct sp_window *win, sp_bits *c
 /* Passes that a huge page which nobody else seems to have waits before its pages are asked about. */
 #define WAIT_PASSES 8
 
-void sp_huge_unask(struct sp_engine *e, struct sp_window *win) {
+void sp_huge_forgotten(struct sp_window *win) {
+    win->asked = 0;
     win->huge_wait = 0;
     win->huge_waited = false;
-    if (!win->asked)
-        return;
-    sp_debts_forget(&e->debts, (sp_page){win->number * SP_WINDOW_PAGES}, (sp_fp){win->asked});
-    win->asked = 0;
+}
+
+void sp_huge_unask(struct sp_engine *e, struct sp_window *win) {
+    if (win->asked)
+        sp_debts_forget(&e->debts, (sp_page){win->number * SP_WINDOW_PAGES}, (sp_fp){win->asked});
+    sp_huge_forgotten(win);
 }
 
 void sp_huge_reask(struct sp_engine *e, struct sp_window *win) {

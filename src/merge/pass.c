@@ -433,7 +433,8 @@ static int ask_huge(struct sp_worker *w, uint64_t number, bool may_wait, bool *r
     *ret_done = asked != SP_HUGE_PAGES;
     if (asked == SP_HUGE_LATER) {
         unanswered(w, number);
-        w->work.n = 0;
+        w->work.n = 0; /* nothing is left to be done about it now */
+        w->work.huge = false;
     }
     if (asked != SP_HUGE_ANSWERED)
         return asked < 0 ? asked : 0;
@@ -928,9 +929,6 @@ void sp_pass_window(struct sp_worker *w, uint64_t number, enum sp_pass_mode mode
         unanswered(w, number);
         return;
     }
-    const struct sp_bits_pair *bits = &w->work.bits;
-    if (!w->work.n && !sp_bits_any(&bits->zeros) && !sp_bits_any(&bits->nowhere))
-        return; /* a huge page that waits */
     sort(w, number);
     if (w->work.huge)
         judge_huge(w, number, mode);

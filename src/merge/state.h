@@ -251,7 +251,9 @@ SP_WARN_UNUSED int sp_huge_ask(struct sp_worker *w, uint64_t number, bool may_wa
 void sp_huge_sent(struct sp_worker *w, uint64_t number);
 /* The index has hinted at its first page. With the lock held. */
 void sp_huge_reask(struct sp_engine *e, struct sp_window *win);
-/* The index no longer knows the window as a whole: it has changed, or is shared. With the lock held. */
+/* The index has forgotten the window as a whole, like all else. With the lock held. */
+void sp_huge_forgotten(struct sp_window *win);
+/* It is to forget it: the window has changed, or is shared. With the lock held. */
 void sp_huge_unask(struct sp_engine *e, struct sp_window *win);
 /* What to do with the sites found; `now`: it will not be asked about again. With the lock held. */
 enum sp_huge_verdict sp_huge_judge(struct sp_worker *w, struct sp_window *win, bool now);

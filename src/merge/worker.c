@@ -29,7 +29,7 @@
 /* This part of the mappings that a process may use is kept for long runs, which may come when scattered pages
  * have used the others. */
 #define MAPPINGS_LONG_PART 16
-#define NOW_ROUNDS_MAX   16
+#define NOW_ROUNDS_MAX     16
 /* For fewer pages it is not worth looking at everything again soon: most programs write to some all the time,
  * and a pause that has grown does no harm where only few pages wait for its end. */
 #define HURRY_PAGES 64
@@ -102,9 +102,7 @@ static void forget_index(struct sp_engine *e) {
         memset(&win->known, 0, sizeof(win->known));
         memset(&win->reask, 0, sizeof(win->reask));
         memset(&win->shared, 0, sizeof(win->shared));
-        win->asked = 0;
-        win->huge_wait = 0;
-        win->huge_waited = false;
+        sp_huge_forgotten(win);
         if (sp_bits_any(&win->fresh))
             sp_engine_queue(e, win);
     }
@@ -188,10 +186,11 @@ static void take_hint(struct sp_worker *w, const struct sp_hint *hint) {
         reask(e, win, win->known);
         sp_huge_reask(e, win);
     }
-    if (win && win->number == hint->window)
+    if (win && win->number == hint->window) {
         reask(e, win, hint->pages);
-    if (win && win->number == hint->window && sp_bits_get(&hint->pages, 0))
-        sp_huge_reask(e, win);
+        if (sp_bits_get(&hint->pages, 0))
+            sp_huge_reask(e, win);
+    }
     sp_engine_unlock(e);
 }
 

@@ -16,9 +16,11 @@
 #include <sys/sysinfo.h>
 #include <sys/utsname.h>
 
+#include "core/decimal.h"
 #include "os/fault.h"
 #include "os/smaps.h"
 #include "os/syscall.h"
+#include "os/text.h"
 
 #define PIECE_BYTES 4096
 
@@ -74,11 +76,10 @@ static int read_start_named(const char *path, char *buffer, size_t room) {
 }
 
 static uint64_t read_decimal(const char *s) {
-    uint64_t v = 0;
+    uint64_t v;
     while (*s == ' ' || *s == '\t')
         s++;
-    for (; *s >= '0' && *s <= '9'; s++)
-        v = v * 10 + (uint64_t)(*s - '0');
+    (void)sp_read_decimal(s, &v);
     return v;
 }
 
@@ -212,18 +213,6 @@ int sp_proc_seccomp(int *ret_mode) {
     return 0;
 }
 
-static uint64_t read_hex(const char *s) {
-    uint64_t v = 0;
-    for (;; s++) {
-        if (*s >= '0' && *s <= '9')
-            v = v << 4 | (uint64_t)(*s - '0');
-        else if (*s >= 'a' && *s <= 'f')
-            v = v << 4 | (uint64_t)(*s - 'a' + 10);
-        else
-            return v;
-    }
-}
-
 #define DUMP_PRIVATE_FILES UINT64_C(4) /* core(5) */
 
 bool sp_proc_filtered(void) {
@@ -239,7 +228,8 @@ int sp_proc_dump_private_files(void) {
     int r = read_start(path, text, sizeof(text));
     if (r < 0)
         return r;
-    uint64_t filter = read_hex(text);
+    uint64_t filter;
+    (void)sp_read_hex(text, &filter);
     if (filter & DUMP_PRIVATE_FILES)
         return 0;
 
@@ -347,18 +337,27 @@ int sp_proc_move_is_safe(bool *ret_safe) {
     return 0;
 }
 
-void sp_proc_name(int pid, char ret_name[16]) {
-    char path[32] = "/proc/", digits[12];
-    size_t n = 0, at = sizeof("/proc/") - 1;
-    for (unsigned v = (unsigned)pid; n == 0 || v; v /= 10)
-        digits[n++] = (char)('0' + v % 10);
-    while (n)
-        path[at++] = digits[--n];
-    memcpy(path + at, "/comm", sizeof("/comm"));
+/* Writes `start` and the number of a process or a descriptor. Returns the end. */
+static char *path_of(char *to, const char *start, int number) {
+    return sp_decimal(mempcpy(to, start, strlen(start)), (unsigned)number);
+}
 
+void sp_proc_name(int pid, char ret_name[16]) {
+    char path[32];
+    memcpy(path_of(path, "/proc/", pid), "/comm", sizeof("/comm"));
     if (read_start(path, ret_name, 16) < 0)
         memcpy(ret_name, "?", 2);
     ret_name[strcspn(ret_name, "\n")] = '\0';
+}
+
+bool sp_proc_pidfd_is_self(int pidfd) {
+    char path[SP_PROC_FD_PATH_BYTES], text[512];
+    uint64_t pid;
+    if (pidfd < 0)
+        return false;
+    *path_of(path, "/proc/thread-self/fdinfo/", pidfd) = '\0';
+    return read_start(path, text, sizeof(text)) >= 0 && !find_value(text, "Pid:", &pid) &&
+           (long)pid == sp_syscall(SYS_getpid);
 }
 
 int sp_proc_locked(bool *ret_locked) {
@@ -414,14 +413,7 @@ int sp_random(uint8_t ret[32]) {
 }
 
 size_t sp_proc_fd_path(int fd, char ret_path[SP_PROC_FD_PATH_BYTES]) {
-    static const char start[] = "/proc/thread-self/fd/";
-    char digits[12];
-    size_t n = 0, at = sizeof start - 1;
-    memcpy(ret_path, start, at);
-    for (unsigned v = (unsigned)fd; n == 0 || v; v /= 10)
-        digits[n++] = (char)('0' + v % 10);
-    while (n)
-        ret_path[at++] = digits[--n];
-    ret_path[at] = '\0';
-    return at;
+    char *end = path_of(ret_path, "/proc/thread-self/fd/", fd);
+    *end = '\0';
+    return (size_t)(end - ret_path);
 }

@@ -101,6 +101,9 @@ bool sp_move_is_safe(uint32_t version, bool swap_on);
 bool sp_remap_is_safe(uint32_t version);
 /* Name of the program (comm), at most 16 bytes with the end. */
 void sp_proc_name(int pid, char ret_name[16]);
+/* Whether a pidfd stands for this process: "Pid:" in /proc/thread-self/fdinfo/N (pidfd_open(2)). False for
+ * whatever is no pidfd. */
+bool sp_proc_pidfd_is_self(int pidfd);
 /* Whether the calling process has any locked memory or MCL_FUTURE (VmLck > 0) (H21). */
 SP_WARN_UNUSED int sp_proc_locked(bool *ret_locked);
 /* Resident memory of this process that no file is behind. */

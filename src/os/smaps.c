@@ -11,6 +11,8 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#include "os/text.h"
+
 static const char *const eligible_texts[] = {
 #define X(name, text) [SP_##name] = text,
     SP_INELIGIBLE(X)
@@ -129,20 +131,6 @@ static const char *skip_word(const char *s) {
     return skip_spaces(s);
 }
 
-static const char *read_hex(const char *s, uint64_t *ret) {
-    uint64_t v = 0;
-    for (;; s++) {
-        if (*s >= '0' && *s <= '9')
-            v = v << 4 | (uint64_t)(*s - '0');
-        else if (*s >= 'a' && *s <= 'f')
-            v = v << 4 | (uint64_t)(*s - 'a' + 10);
-        else
-            break;
-    }
-    *ret = v;
-    return s;
-}
-
 static bool is_store(const char *name) {
     return strcmp(name, "/memfd:samepage (deleted)") == 0 || strcmp(name, "/memfd:samepage") == 0;
 }
@@ -178,10 +166,10 @@ static void report_permissions(struct sp_smaps *p, const char *perms) {
 
 static void header_line(struct sp_smaps *p, const char *line) {
     uint64_t start, end;
-    const char *s = read_hex(line, &start);
+    const char *s = sp_read_hex(line, &start);
     if (*s != '-')
         return;
-    s = skip_spaces(read_hex(s + 1, &end));
+    s = skip_spaces(sp_read_hex(s + 1, &end));
     size_t perms = strcspn(s, " ");
     bool shared = perms >= 4 && s[3] == 's';
     const char *inode = skip_word(skip_word(skip_word(s))); /* permissions, offset, device */
@@ -213,9 +201,8 @@ static bool amount_line(struct sp_mapping *m, const char *line) {
     for (size_t i = 0; i < sizeof(amounts) / sizeof(*amounts); i++) {
         if (!starts(line, amounts[i].key))
             continue;
-        uint64_t kib = 0;
-        for (const char *s = skip_spaces(line + strlen(amounts[i].key)); *s >= '0' && *s <= '9'; s++)
-            kib = kib * 10 + (uint64_t)(*s - '0');
+        uint64_t kib;
+        (void)sp_read_decimal(skip_spaces(line + strlen(amounts[i].key)), &kib);
         memcpy((char *)m + amounts[i].offset, &(uint64_t){kib * 1024}, sizeof(uint64_t));
         return true;
     }

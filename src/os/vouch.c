@@ -11,6 +11,7 @@
 #include "os/proc.h"
 #include "os/socket.h"
 #include "os/syscall.h"
+#include "os/text.h"
 
 /* Whoever has no number in the user namespace; the kernel's default. A machine with another one (the sysctl
  * kernel.overflowuid) only loses. */
@@ -109,14 +110,9 @@ void sp_vouch_text(const struct sp_vouch *v, char ret_text[SP_VOUCH_TEXT_BYTES])
              (unsigned long long)v->inode);
 }
 
-/* The C library's would need a locale, and this runs before it has one. */
 static const char *digits(const char *text, uint64_t *ret) {
-    uint64_t v = 0;
-    const char *at = text;
-    for (; *at >= '0' && *at <= '9'; at++)
-        v = v * 10 + (uint64_t)(*at - '0');
-    *ret = v;
-    return at > text ? at : NULL;
+    const char *end = sp_read_decimal(text, ret);
+    return end > text ? end : NULL;
 }
 
 struct sp_vouch sp_vouch_parse(const char *text) {

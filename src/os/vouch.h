@@ -9,8 +9,8 @@
  * after the daemon has been started anew. The path alone would not say that, a directory of that name may be
  * another's, and may become so between two looks at it: the directory is opened once, judged by that
  * descriptor, and connected to through it. The directories above it must be root's alone as well, for who
- * could remove it could make one of their own that gets its inode number. (In a sticky one, as /tmp, only root
- * can.) All this needs /proc; without it nobody vouches.
+ * could remove it could make one of their own that gets its inode number. (In a sticky one, as /tmp, only
+ * root can.) All this needs /proc; without it nobody vouches.
  */
 #ifndef SP_OS_VOUCH_H
 #define SP_OS_VOUCH_H

@@ -4,13 +4,13 @@
  * mapping of the store would change.
  */
 #include <errno.h>
-#include <fcntl.h>
 #include <linux/seccomp.h>
 #include <sys/mman.h>
 #include <sys/uio.h>
 
 #include "os/kernel.h"
 #include "os/mapping.h"
+#include "os/proc.h"
 #include "preload/shim.h"
 
 /* include/uapi/asm-generic/mman-common.h; the C library leaves it out. */
@@ -227,36 +227,9 @@ long call_madvise(uint64_t start, uint64_t bytes, int advice) {
     }
 }
 
-/* Whether a pidfd stands for this process: "Pid:" in /proc/thread-self/fdinfo/N (pidfd_open(2)). */
+/* Whether a pidfd, or what Linux takes for one, stands for this process. */
 static bool is_self(int pidfd) {
-    char path[48] = "/proc/thread-self/fdinfo/", text[512], digits[12];
-    size_t n = sizeof("/proc/thread-self/fdinfo/") - 1, k = 0;
-
-    if (pidfd == SELF_THREAD || pidfd == SELF_THREAD_GROUP)
-        return true;
-    if (pidfd < 0)
-        return false;
-    do
-        digits[k++] = (char)('0' + pidfd % 10);
-    while ((pidfd /= 10));
-    while (k)
-        path[n++] = digits[--k];
-    long fd = sp_syscall(SYS_openat, AT_FDCWD, path, O_RDONLY | O_CLOEXEC);
-    if (fd < 0)
-        return false;
-    long got = sp_syscall(SYS_read, fd, text, sizeof(text) - 1);
-    sp_syscall(SYS_close, fd);
-    for (long i = 0; i + 5 < got; i++) {
-        if (text[i] != '\n' || text[i + 1] != 'P' || text[i + 2] != 'i' || text[i + 3] != 'd' ||
-            text[i + 4] != ':')
-            continue;
-        long pid = 0;
-        for (i += 5; i < got && text[i] != '\n'; i++)
-            if (text[i] >= '0' && text[i] <= '9')
-                pid = pid * 10 + (text[i] - '0');
-        return pid == sp_syscall(SYS_getpid);
-    }
-    return false;
+    return pidfd == SELF_THREAD || pidfd == SELF_THREAD_GROUP || sp_proc_pidfd_is_self(pidfd);
 }
 
 /* The most bytes that one call advises (MAX_RW_COUNT in the kernel). */

@@ -11,6 +11,7 @@
 #include <fcntl.h>
 #include <stddef.h>
 
+#include "os/text.h"
 #include "preload/device.h"
 #include "preload/shim.h"
 
@@ -140,10 +141,9 @@ static uint64_t areas_open(const uint64_t *known, unsigned n) {
     while ((got = sp_syscall(SYS_getdents64, fd, &buffer, sizeof(buffer))) > 0)
         for (long at = 0; at < got;) {
             const struct directory_entry *e = (const void *)(buffer.bytes + at);
-            int number = 0;
-            for (const char *digit = e->name; *digit >= '0' && *digit <= '9'; digit++)
-                number = 10 * number + (*digit - '0');
-            uint64_t area = e->name[0] == '.' || number == fd ? 0 : device_area(number);
+            uint64_t number;
+            (void)sp_read_decimal(e->name, &number);
+            uint64_t area = e->name[0] == '.' || number == (uint64_t)fd ? 0 : device_area((int)number);
             for (unsigned i = 0; area && i < n; i++)
                 open |= (uint64_t)(known[i] == area) << i;
             at += e->bytes;

@@ -20,8 +20,8 @@
  * find out.
  *
  * Pairs: the release of a slot's compare-and-swap with the acquire of the exchange in journal_take; the
- * release store of `generation` in journal_open with the acquire load in journal_note; those of the slots with
- * the acquire loads in journal_any: who sees a slot empty sees the sets into which its note went.
+ * release store of `generation` in journal_open with the acquire load in journal_note; those of the slots
+ * with the acquire loads in journal_any: who sees a slot empty sees the sets into which its note went.
  */
 #include "preload/journal.h"
 

@@ -135,9 +135,15 @@ int names_setns(int fd, int type) {
     X(SYS_mprotect)                                                                                          \
     X(SYS_pkey_mprotect)                                                                                     \
     X(SYS_madvise)                                                                                           \
-    X(SYS_process_madvise) X(SYS_mlock) X(SYS_mlock2) X(SYS_munlock) X(SYS_mlockall) X(SYS_munlockall)       \
-        X(SYS_mbind) X(SYS_shmat) X(SYS_prctl) X(SYS_seccomp) X(SYS_fork) X(SYS_clone) X(SYS_clone3)         \
-            X(SYS_unshare) X(SYS_setns)
+    X(SYS_process_madvise)                                                                                   \
+    X(SYS_mlock)                                                                                             \
+    X(SYS_mlock2)                                                                                            \
+    X(SYS_munlock)                                                                                           \
+    X(SYS_mlockall)                                                                                          \
+    X(SYS_munlockall)                                                                                        \
+    X(SYS_mbind)                                                                                             \
+    X(SYS_shmat)                                                                                             \
+    X(SYS_prctl) X(SYS_seccomp) X(SYS_fork) X(SYS_clone) X(SYS_clone3) X(SYS_unshare) X(SYS_setns)
 #define IN(word, number) ((number) / 64 == (word) ? BIT(number) : 0)
 #define WORD_0(number)   | IN(0, number)
 #define WORD_1(number)   | IN(1, number)

@@ -162,8 +162,8 @@ static uint64_t tracked_bytes_locked(void) {
     return bytes;
 }
 
-/* An allocator maps more than it will use (mimalloc 32 MiB from the start): the address space alone counts from this
- * many times what is enough. Whoever maps as much at once may never map anything again. */
+/* An allocator maps more than it will use (mimalloc 32 MiB from the start): the address space alone counts
+ * from this many times what is enough. Whoever maps as much at once may never map anything again. */
 #define ROOMY 64
 
 static bool is_worth_it_locked(uint64_t enough) {

@@ -69,19 +69,31 @@ static void stays(enum sp_counter which, uint64_t value) {
     assert_int_equal(rig_counter(&r, which), value);
 }
 
-static void test_each_page_by_its_node(void **state) {
-    begin(0, 1);
-    uint8_t *a = memory(0, 1), *b = memory(1, 1);
-    for (size_t i = 0; i < PAGES; i++) {
-        move(0, i, (int)(i % 2));
-        move(1, i, (int)(i / 2 % 2));
-    }
+static int node_by_turns(unsigned k, size_t page) {
+    return (int)(page >> k & 1);
+}
+
+static bool on_same_node(size_t page) {
+    return node_by_turns(0, page) == node_by_turns(1, page);
+}
+
+/* The same pages in two places: in the one they take turns on two nodes singly, in the other by twos. */
+static void half_is_shared(uint8_t *a, uint8_t *b) {
+    for (unsigned k = 0; k < 2; k++)
+        for (size_t i = 0; i < PAGES; i++)
+            move(k, i, node_by_turns(k, i));
     rig_add(&r, a, N);
     rig_add(&r, b, N);
     assert_true(rig_until(&r, SP_COUNTER_pages_sharing, PAGES / 2, PAGES / 2));
     stays(SP_COUNTER_pages_sharing, PAGES / 2);
+}
+
+static void test_each_page_by_its_node(void **state) {
+    begin(0, 1);
+    uint8_t *a = memory(0, 1), *b = memory(1, 1);
+    half_is_shared(a, b);
     for (size_t i = 0; i < PAGES; i++) {
-        bool same = i % 2 == i / 2 % 2;
+        bool same = on_same_node(i);
         assert_true(is_of_store(a + i * PAGE) == same && is_of_store(b + i * PAGE) == same);
     }
     assert_int_equal(wrong_pages(a, PAGES, 1) + wrong_pages(b, PAGES, 1), 0);
@@ -208,16 +220,11 @@ static void test_as_a_whole(void **state) {
             memset(p, 5, PAGE);
             memcpy(p + 1024, &i, sizeof i);
         }
-        move(0, i, (int)(i % 2));
-        move(1, i, (int)(i / 2 % 2));
     }
-    rig_add(&r, a, N);
-    rig_add(&r, b, N);
-    assert_true(rig_until(&r, SP_COUNTER_pages_sharing, PAGES / 2, PAGES / 2));
-    stays(SP_COUNTER_pages_sharing, PAGES / 2);
+    half_is_shared(a, b);
     for (size_t i = 0; i < PAGES; i++) {
         /* Others may have been published, by a wrong guess, and be alone there. */
-        if (i % 2 == i / 2 % 2)
+        if (on_same_node(i))
             assert_true(is_of_store(a + i * PAGE) && is_of_store(b + i * PAGE));
         assert_memory_equal(a + i * PAGE + 1024, &i, sizeof i);
     }

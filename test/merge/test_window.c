@@ -253,11 +253,8 @@ static void test_debts(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_tree),
-        cmocka_unit_test(test_fold),
-        cmocka_unit_test(test_bits),
-        cmocka_unit_test(test_clip),
-        cmocka_unit_test(test_debts),
+        cmocka_unit_test(test_tree), cmocka_unit_test(test_fold),  cmocka_unit_test(test_bits),
+        cmocka_unit_test(test_clip), cmocka_unit_test(test_debts),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -341,6 +341,41 @@ static void names_of_programs(void **state) {
     assert_string_equal(name, "?");
 }
 
+static int open_self(void) {
+    return (int)syscall(SYS_pidfd_open, getpid(), 0);
+}
+
+static int another_process(void *parents) {
+    CHILD_CHECK(!sp_proc_pidfd_is_self(*(int *)parents));
+    CHILD_CHECK(sp_proc_pidfd_is_self(open_self()));
+    return 0;
+}
+
+static void pidfds_are_told_apart(void **state) {
+    int own = open_self(), file = open("/proc/self/maps", O_RDONLY);
+    assert_true(own >= 0 && file >= 0);
+    assert_true(sp_proc_pidfd_is_self(own));
+    assert_int_equal(in_child(another_process, &own), 0);
+    assert_false(sp_proc_pidfd_is_self(file));
+    assert_false(sp_proc_pidfd_is_self(-1));
+    close(own);
+    close(file);
+    assert_false(sp_proc_pidfd_is_self(own));
+}
+
+/* "Pid:" is -1 then. */
+static void a_pidfd_outlives_its_process(void **state) {
+    pid_t pid = fork();
+    if (pid == 0)
+        _exit(0);
+    assert_true(pid > 0);
+    int pidfd = (int)syscall(SYS_pidfd_open, pid, 0);
+    assert_int_equal(waitpid(pid, NULL, 0), pid);
+    assert_true(pidfd >= 0);
+    assert_false(sp_proc_pidfd_is_self(pidfd));
+    close(pidfd);
+}
+
 static void random_bytes(void **state) {
     uint8_t a[32] = {0}, b[32] = {0};
     assert_int_equal(sp_random(a), 0);
@@ -367,6 +402,8 @@ int main(void) {
         cmocka_unit_test(locked_programs_are_known),
         cmocka_unit_test(machine_facts),
         cmocka_unit_test(names_of_programs),
+        cmocka_unit_test(pidfds_are_told_apart),
+        cmocka_unit_test(a_pidfd_outlives_its_process),
         cmocka_unit_test(random_bytes),
     };
     require_uffd();

@@ -1144,9 +1144,22 @@ static void case_syscall(void) {
     X(no_more_calls)                                                                                         \
     X(vfork_calls)                                                                                           \
     X(behind_its_back)                                                                                       \
-    X(come_and_go) X(process_madvise) X(mprotect) X(pkey) X(mlock) X(mbind) X(name) X(merge_any) X(children) \
-        X(child_merges) X(vfork) X(vfork_first) X(atfork) X(signals) X(cancel) X(closefrom) X(userfaultfd)   \
-            X(seccomp_after) X(seccomp_before) X(unshare) X(setns) X(count) X(syscall)
+    X(come_and_go)                                                                                           \
+    X(process_madvise)                                                                                       \
+    X(mprotect)                                                                                              \
+    X(pkey)                                                                                                  \
+    X(mlock)                                                                                                 \
+    X(mbind)                                                                                                 \
+    X(name)                                                                                                  \
+    X(merge_any)                                                                                             \
+    X(children)                                                                                              \
+    X(child_merges)                                                                                          \
+    X(vfork)                                                                                                 \
+    X(vfork_first)                                                                                           \
+    X(atfork)                                                                                                \
+    X(signals)                                                                                               \
+    X(cancel)                                                                                                \
+    X(closefrom) X(userfaultfd) X(seccomp_after) X(seccomp_before) X(unshare) X(setns) X(count) X(syscall)
 
 int main(int argc, char **argv) {
     static const struct call_case cases[] = {
