@@ -108,9 +108,9 @@ const char *const *sp_setting_names(size_t setting) {
 }
 
 struct sp_setting_text sp_setting_text(size_t setting, uint64_t value) {
-    struct sp_setting_text t;
+    struct sp_setting_text t = {0};
     if (value_names[setting] && value <= sp_setting_info[setting].value_max)
-        *stpncpy(t.text, value_names[setting][value], sizeof t.text - 1) = 0;
+        strncat(t.text, value_names[setting][value], sizeof t.text - 1);
     else
         (void)snprintf(t.text, sizeof t.text, "%" PRIu64, value);
     return t;

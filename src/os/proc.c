@@ -339,7 +339,9 @@ int sp_proc_move_is_safe(bool *ret_safe) {
 
 /* Writes `start` and the number of a process or a descriptor. Returns the end. */
 static char *path_of(char *to, const char *start, int number) {
-    return sp_decimal(mempcpy(to, start, strlen(start)), (unsigned)number);
+    size_t bytes = strlen(start);
+    memcpy(to, start, bytes);
+    return sp_decimal(to + bytes, (unsigned)number);
 }
 
 void sp_proc_name(int pid, char ret_name[16]) {

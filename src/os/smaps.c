@@ -175,7 +175,7 @@ static void header_line(struct sp_smaps *p, const char *line) {
     const char *inode = skip_word(skip_word(skip_word(s))); /* permissions, offset, device */
     const char *name = skip_word(inode);
 
-    strcpy(p->name, name); /* a part of a line */
+    memcpy(p->name, name, strlen(name) + 1); /* a part of a line */
     p->mapping = (struct sp_mapping){.start = start, .end = end, .name = p->name};
     if (is_store(name) && !shared)
         p->mapping.attributes = SP_ATTR_STORE;

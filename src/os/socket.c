@@ -102,7 +102,7 @@ static int directory_lock(const struct sockaddr_un *a) {
     if (slash)
         slash[slash == directory.sun_path] = '\0';
     else
-        strcpy(directory.sun_path, ".");
+        memcpy(directory.sun_path, ".", 2);
     int fd = (int)sp_syscall(SYS_openat, AT_FDCWD, directory.sun_path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (fd < 0)
         return -1;

@@ -394,6 +394,13 @@ class Strangers(Served):
         for p in several:
             self.end(p)
 
+    def test_imports_no_string_functions(self):
+        """Those that there are for such a program, the test above has too few of to notice."""
+        out = subprocess.run(["nm", "-D", "--undefined-only", PRELOAD], capture_output=True, text=True, check=True).stdout
+        imported = [line.split()[-1].split("@")[0] for line in out.splitlines()]
+        self.assertIn("pthread_create", imported)
+        self.assertEqual([name for name in imported if name.startswith(("mem", "str", "stp", "bcopy", "bzero"))], [])
+
     def test_deep_binding(self):
         """What the program has allocated is freed by the same allocator, and its RUNPATH counts as before."""
         self.compile("plugin.so", PLUGIN, "-shared", "-fPIC")
