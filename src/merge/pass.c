@@ -72,7 +72,6 @@ static void choose_settled(struct sp_worker *w, struct sp_window *win, enum sp_p
         sp_bits_or(&candidates, &win->written);
     sp_bits_or(&win->fresh, &win->written);
     memset(&win->written, 0, sizeof(win->written));
-    sp_bits_minus(&candidates, &win->mapped);
     sp_bits_and(&candidates, &w->work.bits.eligible);
     sp_bits_minus(&candidates, &win->known);
     bool smart = e->settings.v[SP_SETTING_smart_scan];
@@ -133,18 +132,25 @@ static void drop_forked(struct sp_worker *w, struct sp_window *win, sp_bits *can
     }
 }
 
-/* The pages of the window that may be read and merged. A synchronous merge touches its own range only: nobody
- * promised that the rest of the window is quiescent. */
-static void eligible_pages(struct sp_worker *w, uint64_t number, sp_bits *ret) {
-    sp_regions_window(&w->engine->regions, number, ret);
+/* The pages of the window that may be read and merged. What lies in a mapping of the store may not (H13). A
+ * synchronous merge touches its own range only: nobody promised that the rest of the window is quiescent. */
+static void eligible_pages(struct sp_worker *w, const struct sp_window *win, sp_bits *ret) {
+    sp_regions_window(&w->engine->regions, win->number, ret);
+    sp_bits_minus(ret, &win->mapped);
     if (!w->request)
         return;
-    struct sp_window place = {.number = number};
     sp_bits range = {0};
     unsigned first, last;
-    sp_window_clip(&place, w->request->start, w->request->end, &first, &last);
+    sp_window_clip(win, w->request->start, w->request->end, &first, &last);
     sp_bits_range(&range, first, last);
     sp_bits_and(ret, &range);
+}
+
+/* What may not be merged is nothing to come back for: a synchronous merge takes everything that is present
+ * for written. */
+static void pass_over_mapped(struct sp_window *win) {
+    sp_bits_minus(&win->written, &win->mapped);
+    sp_bits_minus(&win->fresh, &win->mapped);
 }
 
 /*
@@ -244,7 +250,7 @@ static bool resting(const struct sp_worker *w, const struct sp_window *win) {
 /* Only what the index hinted at, by the fingerprints that are known: there was no look since. */
 static void hinted(struct sp_worker *w, struct sp_window *win) {
     sp_bits candidates = {0};
-    eligible_pages(w, win->number, &w->work.bits.eligible);
+    eligible_pages(w, win, &w->work.bits.eligible);
     if (w->linked && !resting(w, win) && sp_huge_hinted(w, win, &candidates))
         fingerprint(w, win, &candidates);
     sp_bits waiting = hinted_pages(w, win);
@@ -295,8 +301,9 @@ static bool choose(struct sp_worker *w, uint64_t number, enum sp_pass_mode mode)
         sp_engine_unlock(e);
         return false;
     }
+    pass_over_mapped(win);
     note_written(e, win);
-    eligible_pages(w, number, &work->bits.eligible);
+    eligible_pages(w, win, &work->bits.eligible);
     sp_bits candidates;
     choose_settled(w, win, mode, &candidates);
     bool rests = mode == SP_PASS_BACKGROUND && resting(w, win); /* candidates wait, and what was hinted at */
@@ -320,8 +327,7 @@ static struct sp_window *window_again(struct sp_worker *w, uint64_t number) {
     struct sp_window *win = sp_windows_find(&e->windows, number);
     if (!win)
         return NULL;
-    eligible_pages(w, number, &w->work.bits.eligible);
-    sp_bits_minus(&w->work.bits.eligible, &win->mapped);
+    eligible_pages(w, win, &w->work.bits.eligible);
     return win;
 }
 
