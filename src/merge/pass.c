@@ -132,11 +132,14 @@ static void drop_forked(struct sp_worker *w, struct sp_window *win, sp_bits *can
     }
 }
 
-/* The pages of the window that may be read and merged. What lies in a mapping of the store may not (H13). A
- * synchronous merge touches its own range only: nobody promised that the rest of the window is quiescent. */
+/* The pages of the window that may be read and merged. What lies in a mapping of the store may not, but what
+ * is broken there and quiescent (H13). A synchronous merge touches its own range only: nobody promised that
+ * the rest of the window is quiescent. */
 static void eligible_pages(struct sp_worker *w, const struct sp_window *win, sp_bits *ret) {
+    sp_bits closed = win->mapped;
     sp_regions_window(&w->engine->regions, win->number, ret);
-    sp_bits_minus(ret, &win->mapped);
+    sp_bits_minus(&closed, &w->work.bits.broken);
+    sp_bits_minus(ret, &closed);
     if (!w->request)
         return;
     sp_bits range = {0};
@@ -144,13 +147,6 @@ static void eligible_pages(struct sp_worker *w, const struct sp_window *win, sp_
     sp_window_clip(win, w->request->start, w->request->end, &first, &last);
     sp_bits_range(&range, first, last);
     sp_bits_and(ret, &range);
-}
-
-/* What may not be merged is nothing to come back for: a synchronous merge takes everything that is present
- * for written. */
-static void pass_over_mapped(struct sp_window *win) {
-    sp_bits_minus(&win->written, &win->mapped);
-    sp_bits_minus(&win->fresh, &win->mapped);
 }
 
 /*
@@ -163,6 +159,7 @@ static bool may_read(struct sp_worker *w, const struct sp_window *win, const sp_
     sp_bits gone, watched;
     sp_regions_armed(&e->regions, win->number, &gone);
     sp_bits_and(&gone, pages);
+    sp_bits_minus(&gone, &win->mapped); /* mappings of the store are not */
     if (!sp_bits_any(&gone))
         return true;
     unsigned first = sp_bits_next(&gone, 0), last = first;
@@ -193,7 +190,8 @@ static void fingerprint_candidate(struct sp_worker *w, struct sp_window *win, un
     const uint8_t *page = page_memory(win, slot);
     sp_bits_clear(&win->fresh, slot);
     e->counters.v[SP_COUNTER_pages_scanned]++;
-    if (e->settings.v[SP_SETTING_use_zero_pages] && sp_page_is_zero(page))
+    bool hole = e->settings.v[SP_SETTING_use_zero_pages] && !sp_bits_get(&win->mapped, slot);
+    if (hole && sp_page_is_zero(page))
         sp_bits_set(&w->work.bits.zeros, slot);
     else if (sp_bits_get(&win->misled, slot))
         query_add(w, win, slot, sp_fingerprint(&w->key, page));
@@ -290,6 +288,9 @@ static bool choose(struct sp_worker *w, uint64_t number, enum sp_pass_mode mode)
         sp_engine_unlock(e);
         return false;
     }
+    if (mode == SP_PASS_QUIESCENT)
+        sp_again_find(w, win);
+    sp_again_pass_over(w, win);
     if (mode == SP_PASS_HINTED) {
         hinted(w, win);
         sp_engine_unlock(e);
@@ -301,7 +302,6 @@ static bool choose(struct sp_worker *w, uint64_t number, enum sp_pass_mode mode)
         sp_engine_unlock(e);
         return false;
     }
-    pass_over_mapped(win);
     note_written(e, win);
     eligible_pages(w, win, &work->bits.eligible);
     sp_bits candidates;
@@ -612,6 +612,7 @@ static void account(struct sp_worker *w, struct sp_window *win, unsigned slot, s
     switch (outcome) {
     case SP_OUTCOME_MERGED:
         account_merged(e, win, slot, store);
+        sp_bits_clear(&w->work.bits.broken, slot);
         result->merged_pages++;
         return;
     case SP_OUTCOME_ZEROED:
