@@ -214,11 +214,19 @@ struct samepage_merge_result {
 
 /*
  * Merges the registered part of [addr, addr + bytes) now: everything present counts as settled, and is
- * merged with what it equals within the range or elsewhere in the domain. Memory that was unmerged, or
- * written after it was merged, is not merged a second time (see samepage_unmerge).
+ * merged with what it equals within the range or elsewhere in the domain.
  *
  * With SAMEPAGE_QUIESCENT (see there) nothing is frozen and no userfaultfd is needed: works in any process
  * in which a worker may run. Without it, other threads may go on reading and writing.
+ *
+ * Only with SAMEPAGE_QUIESCENT memory is merged a second time that was unmerged, or written after it was
+ * merged (pages_broken in struct samepage_region_counters): the worker by itself never does that, because it
+ * cannot know that no I/O is under way into such a page. Whoever has moments in which nobody touches a range
+ * may call this again and again in them, so that what is saved does not decay; it reads what was written
+ * since, and nothing that is merged still. What has no twin then waits for one until the next such call: two
+ * such pages of equal content are merged by the second call of whichever owner was first. (With the index
+ * "tree" only pages whose twin is within the range, ordinary memory or merged already.) A page of zeros among
+ * it becomes shared like any other, and counts in merged_pages.
  *
  * ret_result (may be NULL): counters, see above. Blocks until done, and for the worker's start and first
  * connection attempt.
@@ -235,7 +243,7 @@ SAMEPAGE_PUBLIC SAMEPAGE_CHECK int samepage_merge(samepage_domain *domain, void 
  * Makes every merged page of the registered part of [addr, addr + bytes) private again; content unchanged.
  * It stays registered. Other threads may go on reading and writing; each page is copied by the kernel as if
  * it were written (madvise(2), MADV_POPULATE_WRITE). What was merged remains in a private mapping of our
- * file (see the top) and is not merged again.
+ * file (see the top) and is not merged again, but by samepage_merge with SAMEPAGE_QUIESCENT.
  *
  * With SAMEPAGE_QUIESCENT the memory becomes ordinary anonymous memory, which may be discarded by
  * madvise and, because it is still registered, will be merged again. Needs up to 2 MiB for the time of

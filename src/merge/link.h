@@ -106,6 +106,9 @@ struct sp_link {
     void *idle_ctx;
     /* Set by whoever makes the link: its index takes questions about whole windows (core/domain.h). */
     bool windows;
+    /* Likewise: its index keeps pages in the order of their contents. What may change unseen must not stay in
+     * it. */
+    bool ordered;
     /* Counted by the worker: pages that differed from the store page that their probe had led to. Goes to the
      * index with the next question, and starts again. */
     uint32_t guessed_wrong;

@@ -473,7 +473,8 @@ int sp_local_link_new(const struct sp_settings *settings, enum sp_index_kind kin
     l->alloc = alloc;
     l->settings = *settings;
     l->kind = kind;
-    l->link = (struct sp_link){.ops = &local_ops, .idle_fd = -1, .windows = kind == SP_INDEX_HASH};
+    l->link = (struct sp_link){
+        .ops = &local_ops, .idle_fd = -1, .windows = kind == SP_INDEX_HASH, .ordered = kind == SP_INDEX_TREE};
     *ret_link = &l->link;
     return 0;
 }

@@ -332,10 +332,10 @@ static void window_look(struct sp_worker *w, struct sp_window *win) {
 /* How many windows one pass looks through in this way, so that it never holds things up for long. */
 #define BROKEN_WINDOWS 256
 
-void sp_look_broken(struct sp_worker *w, bool all) {
+void sp_look_broken(struct sp_worker *w) {
     struct sp_engine *e = w->engine;
-    size_t limit = all ? SIZE_MAX : BROKEN_WINDOWS + e->windows.n / 8;
-    uint64_t number = all ? 0 : w->broken_next;
+    size_t limit = BROKEN_WINDOWS + e->windows.n / 8;
+    uint64_t number = w->broken_next;
     while (limit) {
         sp_worker_lock(w);
         for (unsigned k = 0; k < 8 && limit; k++, limit--) {
@@ -348,7 +348,7 @@ void sp_look_broken(struct sp_worker *w, bool all) {
             number = win->number + 1;
             if (sp_window_empty(win))
                 sp_windows_drop(&e->windows, win);
-            else if (win->calm_skip && !all)
+            else if (win->calm_skip)
                 win->calm_skip--;
             else if (!e->quit)
                 window_look(w, win);
@@ -356,4 +356,20 @@ void sp_look_broken(struct sp_worker *w, bool all) {
         sp_engine_unlock(e);
     }
     w->broken_next = number;
+}
+
+void sp_look_broken_in(struct sp_worker *w, uint64_t start, uint64_t end) {
+    struct sp_engine *e = w->engine;
+    struct sp_window *win;
+    uint64_t number = start / SP_WINDOW_SIZE;
+    do {
+        sp_worker_lock(w);
+        win = sp_windows_next(&e->windows, number);
+        if (win && win->number * SP_WINDOW_SIZE >= end)
+            win = NULL;
+        number = win ? win->number + 1 : 0;
+        if (win && !e->quit)
+            window_look(w, win);
+        sp_engine_unlock(e);
+    } while (win);
 }

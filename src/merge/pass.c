@@ -72,7 +72,6 @@ static void choose_settled(struct sp_worker *w, struct sp_window *win, enum sp_p
         sp_bits_or(&candidates, &win->written);
     sp_bits_or(&win->fresh, &win->written);
     memset(&win->written, 0, sizeof(win->written));
-    sp_bits_minus(&candidates, &win->mapped);
     sp_bits_and(&candidates, &w->work.bits.eligible);
     sp_bits_minus(&candidates, &win->known);
     bool smart = e->settings.v[SP_SETTING_smart_scan];
@@ -133,16 +132,19 @@ static void drop_forked(struct sp_worker *w, struct sp_window *win, sp_bits *can
     }
 }
 
-/* The pages of the window that may be read and merged. A synchronous merge touches its own range only: nobody
- * promised that the rest of the window is quiescent. */
-static void eligible_pages(struct sp_worker *w, uint64_t number, sp_bits *ret) {
-    sp_regions_window(&w->engine->regions, number, ret);
+/* The pages of the window that may be read and merged. What lies in a mapping of the store may not, but what
+ * is broken there and quiescent (H13). A synchronous merge touches its own range only: nobody promised that
+ * the rest of the window is quiescent. */
+static void eligible_pages(struct sp_worker *w, const struct sp_window *win, sp_bits *ret) {
+    sp_bits closed = win->mapped;
+    sp_regions_window(&w->engine->regions, win->number, ret);
+    sp_bits_minus(&closed, &w->work.bits.broken);
+    sp_bits_minus(ret, &closed);
     if (!w->request)
         return;
-    struct sp_window place = {.number = number};
     sp_bits range = {0};
     unsigned first, last;
-    sp_window_clip(&place, w->request->start, w->request->end, &first, &last);
+    sp_window_clip(win, w->request->start, w->request->end, &first, &last);
     sp_bits_range(&range, first, last);
     sp_bits_and(ret, &range);
 }
@@ -157,6 +159,7 @@ static bool may_read(struct sp_worker *w, const struct sp_window *win, const sp_
     sp_bits gone, watched;
     sp_regions_armed(&e->regions, win->number, &gone);
     sp_bits_and(&gone, pages);
+    sp_bits_minus(&gone, &win->mapped); /* mappings of the store are not */
     if (!sp_bits_any(&gone))
         return true;
     unsigned first = sp_bits_next(&gone, 0), last = first;
@@ -187,7 +190,8 @@ static void fingerprint_candidate(struct sp_worker *w, struct sp_window *win, un
     const uint8_t *page = page_memory(win, slot);
     sp_bits_clear(&win->fresh, slot);
     e->counters.v[SP_COUNTER_pages_scanned]++;
-    if (e->settings.v[SP_SETTING_use_zero_pages] && sp_page_is_zero(page))
+    bool hole = e->settings.v[SP_SETTING_use_zero_pages] && !sp_bits_get(&win->mapped, slot);
+    if (hole && sp_page_is_zero(page))
         sp_bits_set(&w->work.bits.zeros, slot);
     else if (sp_bits_get(&win->misled, slot))
         query_add(w, win, slot, sp_fingerprint(&w->key, page));
@@ -244,7 +248,7 @@ static bool resting(const struct sp_worker *w, const struct sp_window *win) {
 /* Only what the index hinted at, by the fingerprints that are known: there was no look since. */
 static void hinted(struct sp_worker *w, struct sp_window *win) {
     sp_bits candidates = {0};
-    eligible_pages(w, win->number, &w->work.bits.eligible);
+    eligible_pages(w, win, &w->work.bits.eligible);
     if (w->linked && !resting(w, win) && sp_huge_hinted(w, win, &candidates))
         fingerprint(w, win, &candidates);
     sp_bits waiting = hinted_pages(w, win);
@@ -284,6 +288,9 @@ static bool choose(struct sp_worker *w, uint64_t number, enum sp_pass_mode mode)
         sp_engine_unlock(e);
         return false;
     }
+    if (mode == SP_PASS_QUIESCENT)
+        sp_again_find(w, win);
+    sp_again_pass_over(w, win);
     if (mode == SP_PASS_HINTED) {
         hinted(w, win);
         sp_engine_unlock(e);
@@ -296,7 +303,7 @@ static bool choose(struct sp_worker *w, uint64_t number, enum sp_pass_mode mode)
         return false;
     }
     note_written(e, win);
-    eligible_pages(w, number, &work->bits.eligible);
+    eligible_pages(w, win, &work->bits.eligible);
     sp_bits candidates;
     choose_settled(w, win, mode, &candidates);
     bool rests = mode == SP_PASS_BACKGROUND && resting(w, win); /* candidates wait, and what was hinted at */
@@ -320,8 +327,7 @@ static struct sp_window *window_again(struct sp_worker *w, uint64_t number) {
     struct sp_window *win = sp_windows_find(&e->windows, number);
     if (!win)
         return NULL;
-    eligible_pages(w, number, &w->work.bits.eligible);
-    sp_bits_minus(&w->work.bits.eligible, &win->mapped);
+    eligible_pages(w, win, &w->work.bits.eligible);
     return win;
 }
 
@@ -607,6 +613,7 @@ static void account(struct sp_worker *w, struct sp_window *win, unsigned slot, s
     switch (outcome) {
     case SP_OUTCOME_MERGED:
         account_merged(e, win, slot, store);
+        sp_bits_clear(&w->work.bits.broken, slot);
         result->merged_pages++;
         return;
     case SP_OUTCOME_ZEROED:

@@ -95,6 +95,7 @@ struct sp_work {
         sp_bits nowhere;  /* candidates that lie on no node, where that matters */
         sp_bits guessed;  /* sites that the index found by their probes */
         sp_bits eligible; /* pages of the window that may be read and merged */
+        sp_bits broken;   /* of those in mappings of the store the ones that may be, too (again.c) */
     } bits;
 };
 
@@ -208,13 +209,27 @@ void sp_look_huge(struct sp_worker *w);
 /* Queues every window in [start, end) with all its resident pages as fresh, settled or not. */
 void sp_look_resident(struct sp_worker *w, uint64_t start, uint64_t end);
 /* Looks for broken pages in a share of the windows, and whether their mappings are still those we know of. */
-void sp_look_broken(struct sp_worker *w, bool all);
+void sp_look_broken(struct sp_worker *w);
+/* The same in every window that overlaps [start, end). */
+void sp_look_broken_in(struct sp_worker *w, uint64_t start, uint64_t end);
 
 /* pass.c */
 enum sp_pass_mode { SP_PASS_BACKGROUND, SP_PASS_HINTED, SP_PASS_NOW, SP_PASS_QUIESCENT };
 /* Works through one window of the list. */
 void sp_pass_window(struct sp_worker *w, uint64_t number, enum sp_pass_mode mode,
                     struct sp_merge_result *result);
+
+/* again.c */
+/* A synchronous merge begins: what was broken since the last look is found. */
+void sp_again_begin(struct sp_worker *w, const struct sp_request *r);
+/* These with the lock held. Which pages of the window a quiescent merge may take besides: work.bits.broken.
+ */
+void sp_again_find(struct sp_worker *w, const struct sp_window *win);
+/* The other pages in mappings of the store may not be merged, and are nothing to come back for: neither those
+ * that a synchronous merge has taken for written, because they are present, nor those that were hinted at. */
+void sp_again_pass_over(struct sp_worker *w, struct sp_window *win);
+/* The synchronous merge is over in this window: what it could not merge is not tried before the next one. */
+void sp_again_end(struct sp_worker *w, struct sp_window *win);
 
 /* view.c */
 /* A view of the run's store pages, all of them in memory: run->expected. False: none could be had. */

@@ -442,7 +442,7 @@ static void stopped_pass(struct sp_worker *w) {
     uint64_t generation = __atomic_load_n(&w->engine->generation, __ATOMIC_ACQUIRE);
     w->pending = w->round_left = 0;
     w->scan_cut = w->hinted = false;
-    sp_look_broken(w, false);
+    sp_look_broken(w);
     pay_debts(w);
     post_pass(w, generation);
     w->interval_ns = w->engine->settings.v[SP_SETTING_sleep_max_millisecs] * MS;
@@ -468,7 +468,7 @@ static void scanning_pass(struct sp_worker *w) {
     pay_debts(w); /* what is to be forgotten is, before it is asked about anew */
     work_through(w, false);
     list_hot(w);
-    sp_look_broken(w, false);
+    sp_look_broken(w);
     pay_debts(w);
     if (w->linked && !w->round_left && e->link->ops->scanned)
         e->link->ops->scanned(e->link);
@@ -540,6 +540,7 @@ static void serve_request(struct sp_worker *w, struct sp_request *r) {
         sp_look_arm(w);
         sp_look_written(w, r->start, r->end);
     }
+    sp_again_begin(w, r);
     now_unknow(w, r);
     pay_debts(w); /* or what is to be forgotten would be what is asked about below */
     sp_look_resident(w, r->start, r->end);
@@ -553,6 +554,7 @@ static void serve_request(struct sp_worker *w, struct sp_request *r) {
         sp_window_clip(win, r->start, r->end, &first, &last);
         for (unsigned slot = first; slot < last; slot++)
             r->result.shared_pages += sp_bits_get(&win->shared, slot);
+        sp_again_end(w, win);
     }
     sp_engine_unlock(e);
     pay_debts(w);

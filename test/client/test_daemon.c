@@ -1,60 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /* Through a daemon: sharing with other processes, its statistics, and life without it (I7). */
-#include "client_test.h"
+#include "client_daemon.h"
 
 #include <time.h>
 
 #define N ((size_t)800)
 
-struct daemon {
-    pid_t pid;
-    char directory[64], socket[80];
-};
-
-static void daemon_launch(struct daemon *d) {
-    int ready[2];
-    char byte, number[12];
-    assert_int_equal(pipe(ready), 0);
-    fflush(NULL);
-    d->pid = fork();
-    if (d->pid == 0) {
-        close(ready[0]);
-        snprintf(number, sizeof(number), "%d", ready[1]);
-        const char *program = getenv("SAMEPAGED");
-        execl(program, program, "--socket", d->socket, "--set", "sleep_millisecs=5,sleep_max_millisecs=5",
-              "--ready-fd", number, (char *)NULL);
-        _exit(127);
-    }
-    close(ready[1]);
-    assert_int_equal(read(ready[0], &byte, 1), 1);
-    close(ready[0]);
-}
-
-static void daemon_start(struct daemon *d) {
-    strcpy(d->directory, "/tmp/samepage-test-XXXXXX");
-    assert_non_null(mkdtemp(d->directory));
-    snprintf(d->socket, sizeof(d->socket), "%s/socket", d->directory);
-    daemon_launch(d);
-}
-
-static void daemon_end(struct daemon *d, int signal) {
-    assert_int_equal(kill(d->pid, signal), 0);
-    assert_int_equal(waitpid(d->pid, NULL, 0), d->pid);
-}
-
-static void daemon_stop(struct daemon *d) {
-    daemon_end(d, SIGTERM);
-    unlink(d->socket);
-    assert_int_equal(rmdir(d->directory), 0);
-}
-
-static int connect_to(const struct daemon *d, samepage_domain **ret) {
-    struct samepage_options o = {.size = sizeof(o),
-                                 .flags = SAMEPAGE_OPEN_CONNECT,
-                                 .connect_timeout_ms = LONG_MS,
-                                 .socket_path = d->socket};
-    return samepage_domain_open(&o, ret);
-}
+#define BUSY "sleep_millisecs=5,sleep_max_millisecs=5"
 
 static void pair_connect(struct pair *p, const struct daemon *d) {
     p->n = N;
@@ -92,7 +44,7 @@ static int share_with_parent(void *arg) {
 static void processes_share(void **state) {
     struct daemon d;
     struct pair p;
-    daemon_start(&d);
+    daemon_start(&d, BUSY);
     pair_connect(&p, &d);
     pair_settle(&p);
     struct samepage_domain_counters c = domain_counters(p.domain);
@@ -126,7 +78,7 @@ static int share_as_heir(void *arg) {
 static void a_child_shares_with_its_parent(void **state) {
     struct daemon d;
     struct pair p;
-    daemon_start(&d);
+    daemon_start(&d, BUSY);
     pair_connect(&p, &d);
     pair_settle(&p);
     assert_int_equal(in_child(share_as_heir, &p), 0);
@@ -138,7 +90,7 @@ static void a_child_shares_with_its_parent(void **state) {
 static void life_goes_on_without_the_daemon(void **state) {
     struct daemon d;
     struct pair p;
-    daemon_start(&d);
+    daemon_start(&d, BUSY);
     pair_connect(&p, &d);
     pair_settle(&p);
     daemon_end(&d, SIGKILL);
@@ -155,7 +107,7 @@ static void life_goes_on_without_the_daemon(void **state) {
         assert_true(i ? page_is(p.b + i * PAGE, 1, i) : pages_are_zero(p.b, 1));
     }
     /* A new daemon, a new beginning. */
-    daemon_launch(&d);
+    daemon_launch(&d, BUSY);
     WAIT_FOR(samepage_domain_state(p.domain, NULL) == SAMEPAGE_STATE_RUNNING);
     assert_int_equal(samepage_unmerge(p.domain, p.b, N * PAGE, SAMEPAGE_QUIESCENT), 0);
     pages_fill(p.a, N, 1);
@@ -171,7 +123,7 @@ static void life_goes_on_without_the_daemon(void **state) {
 
 static void connecting_to_nobody_takes_the_time_given(void **state) {
     struct daemon d;
-    daemon_start(&d);
+    daemon_start(&d, BUSY);
     daemon_end(&d, SIGKILL);
     struct samepage_options o = {.size = sizeof(o),
                                  .flags = SAMEPAGE_OPEN_CONNECT,

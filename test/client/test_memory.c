@@ -341,6 +341,22 @@ static void quiescent_merge_is_the_same(void **state) {
     pair_free(&p);
 }
 
+/* Everything that is present counts as settled in such a merge, but not what is merged already. */
+static void merging_again_leaves_nothing_to_be_tried(void **state) {
+    struct pair p;
+    pair_new(&p, N, "sleep_millisecs=3600000,sleep_max_millisecs=3600000");
+    for (unsigned round = 0; round < 3; round++) {
+        unsigned flags = round % 2 ? SAMEPAGE_QUIESCENT : 0;
+        assert_int_equal(samepage_merge(p.domain, p.a, N * PAGE, flags, NULL), 0);
+        assert_int_equal(samepage_merge(p.domain, p.b, N * PAGE, flags, NULL), 0);
+    }
+    struct samepage_region_counters a = region_counters(p.ra);
+    assert_int_equal(a.ksm_merging_pages, N);
+    assert_int_equal(a.pages_volatile, 0);
+    assert_int_equal(a.resident_pages, N);
+    pair_free(&p);
+}
+
 /* ---- several domains ---- */
 
 static void two_domains_do_not_share(void **state) {
@@ -447,6 +463,7 @@ int main(void) {
         cmocka_unit_test(merge_finds_twins_within_its_range),
         cmocka_unit_test(merge_touches_its_range_only),
         cmocka_unit_test(quiescent_merge_is_the_same),
+        cmocka_unit_test(merging_again_leaves_nothing_to_be_tried),
         cmocka_unit_test(two_domains_do_not_share),
         cmocka_unit_test(a_range_can_move_between_domains),
         cmocka_unit_test(the_programs_own_userfaultfd_is_left_alone),

@@ -57,8 +57,13 @@ static int merge_as_nobody(void *unused) {
     for (size_t i = 0; i < N; i += 2)
         page_fill(a + i * PAGE, 7, i);
     CHILD_CHECK(!samepage_merge(d, a, N * PAGE, SAMEPAGE_QUIESCENT, &m));
+    CHILD_CHECK(m.shared_pages == N / 2);
     for (size_t i = 0; i < N; i++)
         CHILD_CHECK(page_is(a + i * PAGE, i % 2 ? 1 : 7, i));
+    for (size_t i = 0; i < N; i += 2)
+        page_fill(a + i * PAGE, 1, i);
+    CHILD_CHECK(!samepage_merge(d, a, N * PAGE, SAMEPAGE_QUIESCENT, &m));
+    CHILD_CHECK(m.shared_pages == N - 1 && m.merged_pages == N / 2 - 1 && pages_are(a, N, 1));
     CHILD_CHECK(!samepage_unmerge(d, a, N * PAGE, 0));
     CHILD_CHECK(usage_of(a, N * PAGE).private_bytes == N * PAGE);
     CHILD_CHECK(!samepage_discard(d, a, N * PAGE) && pages_are_zero(a, N));
