@@ -18,7 +18,7 @@ import sys
 sys.dont_write_bytecode = True
 
 from lib.machine import described, description  # noqa: E402
-from lib.report import kept_section  # noqa: E402
+from lib.report import INDEX, write_section  # noqa: E402
 from lib.tables import cell  # noqa: E402
 from lib.targets import median  # noqa: E402
 
@@ -31,7 +31,6 @@ WORKLOADS = {
     "unique": "no two pages alike, different in their first word",
     "last": "no two pages alike, different in their last word only",
 }
-HEADING = "# The index: fingerprints beside two trees"
 # Label, key, digits, unit, whether tree / hash says something.
 ROWS = [
     ("time until settled, s", "seconds", 3, 1.0, True),
@@ -64,20 +63,12 @@ def rows(runs):
 
 
 def markdown(args, results):
-    yield HEADING + "\n\nWritten by `bench/indexes.py --markdown`: what is measured stands at the top of that file.\n"
+    yield INDEX + "\n\nWritten by `bench/indexes.py --markdown`: what is measured stands at the top of that file.\n"
     yield f"{described(description())}."
     yield f"A domain within one process, {args.mib} MiB, {args.repetitions} repetitions; median (lowest-highest)."
     for workload, runs in results.items():
         yield f"\n## {workload}: {WORKLOADS[workload]}\n\n| | hash | tree | tree / hash |\n| --- | --- | --- | --- |"
         yield from ("| " + " | ".join(row) + " |" for row in rows(runs))
-
-
-def write_markdown(args, results):
-    with open(args.markdown) as f:
-        before = f.read()
-    before = before.removesuffix(kept_section(args.markdown)).rstrip("\n")
-    with open(args.markdown, "w") as f:
-        f.write(before + "\n\n" + "\n".join(markdown(args, results)) + "\n")
 
 
 def main():
@@ -99,7 +90,7 @@ def main():
         for label, ours, trees, ratio in rows(runs):
             print(f"{label:56}{ours:>24}{trees:>24}{ratio:>8}")
     if args.markdown:
-        write_markdown(args, results)
+        write_section(args.markdown, "\n".join(markdown(args, results)))
 
 
 if __name__ == "__main__":

@@ -16,15 +16,29 @@ from .sides import TITLES
 from .targets import verdicts
 from .workloads import TABLE
 
-# What bench/indexes.py writes at the end of the file stays there.
-OTHERS = re.compile(r"^# The index: fingerprints beside two trees$.*", re.MULTILINE | re.DOTALL)
+# What others write at the end of the file stays there: bench/indexes.py and bench/decay.py.
+INDEX = "# The index: fingerprints beside two trees"
+DECAY = "# Under load: what stays saved"
+OTHERS = (INDEX, DECAY)
 
 
-def kept_section(path):
+def sections(path):
+    """The file in pieces, one for each heading of the first order, in their order: {heading: text}."""
     with contextlib.suppress(FileNotFoundError):
-        if found := OTHERS.search(read(path)):
-            return found.group(0)
-    return ""
+        return {part.partition("\n")[0]: part.strip("\n") for part in re.split(r"^(?=# )", read(path), flags=re.M)
+                if part.strip()}
+    return {}
+
+
+def kept_sections(path):
+    return [text for heading, text in sections(path).items() if heading in OTHERS]
+
+
+def write_section(path, text):
+    """In the place of the section with this heading, or at the end."""
+    parts = sections(path) | {text.partition("\n")[0]: text.strip("\n")}
+    with open(path, "w", encoding="utf-8") as f:
+        f.write("\n\n".join(parts.values()) + "\n")
 
 
 def merged(path, new):
@@ -105,9 +119,9 @@ def save(directory, new):
     pictures = write_charts(directory, entries)
     with open(f"{directory}/results.json", "w", encoding="utf-8") as f:
         write_json(entries, f)
-    others = kept_section(f"{directory}/RESULTS.md")
+    parts = ["\n".join(markdown(entries, pictures)), *kept_sections(f"{directory}/RESULTS.md")]
     with open(f"{directory}/RESULTS.md", "w", encoding="utf-8") as f:
-        f.write("\n".join(markdown(entries, pictures)) + "\n" + ("\n" + others if others else ""))
+        f.write("\n\n".join(parts) + "\n")
 
 
 def write_json(entries, f):

@@ -126,8 +126,12 @@ class Redis:
             if self.ask(i, "debug", "populate", str(self.values_per_item * self.context.items), "key", "1000") != "OK":
                 raise Failure("redis-server cannot be filled: is DEBUG allowed?")
 
+    def digests(self):
+        """Of all data in each server."""
+        return {self.ask(i, "debug", "digest") for i in range(self.n)}
+
     def check(self):
-        digests = {self.ask(i, "debug", "digest") for i in range(self.n)}
+        digests = self.digests()
         if len(digests) != 1 or len(digests.pop()) != 40:
             raise Failure("the data sets differ")
 
