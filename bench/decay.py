@@ -192,6 +192,7 @@ def arguments():
     p.add_argument("--guest-files", default=f"{TOP}/build/demo", help="of demo/prepare (%(default)s)")
     p.add_argument("--guest-mib", type=int, default=1024, help="memory of a guest (%(default)s)")
     p.add_argument("--settle-seconds", type=float, default=240, help="wait so long at most until all is merged (%(default)s)")
+    p.add_argument("--hold", action="store_true", help="merge nothing before all programs have loaded their data")
     p.add_argument("--one-after-another", action="store_true", help="one side at a time, each for all the minutes")
     p.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a setting of samepage's")
     p.add_argument("--json", metavar="FILE", help="write all figures into FILE")

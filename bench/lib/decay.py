@@ -74,7 +74,7 @@ class Sitting:
         self.context, self.names, self.disturbed = context, names, 0
         # samepage's side switches KSM off when it is made.
         names = sorted(names, key=lambda n: n.startswith("ksm"))
-        common = {n: sides.make(context, n, programs, directory, everything=True) for n in names if n != "samepage"}
+        common = {n: self.side(n, programs, directory) for n in names if n != "samepage"}
         self.groups = []
         for number, program in enumerate(context.programs):
             for name in names:
@@ -82,17 +82,26 @@ class Sitting:
                 side = common.get(name) or self.samepage(programs, f"{directory}/daemon-{number}")
                 self.groups.append(Group(context, program, side, own))
         self.ksm = [side for name, side in common.items() if name.startswith("ksm")]
-        for side in self.ksm:
-            side.switch_on()
+
+    def side(self, name, programs, directory):
+        return sides.make(self.context, name, programs, directory, everything=True, hold=True)
 
     def samepage(self, programs, directory):
         os.mkdir(directory)
-        return sides.make(self.context, "samepage", programs, directory, everything=True)
+        return self.side("samepage", programs, directory)
+
+    def switch_on(self):
+        for side in {id(g.side): g.side for g in self.groups}.values():
+            side.switch_on()
 
     def start(self):
+        if not self.context.hold:
+            self.switch_on()
         for group in self.groups:
             group.start()
             self.context.say(f"{group.key}: {group.n} started")
+        if self.context.hold:
+            self.switch_on()
         self.settle()
         kinds = [[g.running for g in self.groups if g.program == p] for p in self.context.programs]
         self.loads = [PROGRAMS[p].load_of(running, self.context) for p, running in zip(self.context.programs, kinds)]
