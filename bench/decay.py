@@ -120,7 +120,7 @@ def tables(result):
 
 def ran(result):
     how = "all sides at the same time on the same machine" if result["together"] else "one side after the other"
-    yield f"{how}; others were building there, too: no time but CPU time means anything"
+    yield f"{how}; who merges began {'when all was loaded' if result['hold'] else 'before anything was loaded'}"
     done = ", ".join(f"{p} {n:,} {'turns' if p == 'guests' else 'writes in each'}" for p, n in result["done"].items())
     yield f"done: {done}; every answer and, in the end, all data as they must be"
     if result["disturbed"]:
@@ -185,6 +185,7 @@ def arguments():
     p.add_argument("--build", default=f"{TOP}/build", help="build directory (%(default)s)")
     p.add_argument("--minutes", type=float, default=30, help="of load (%(default)s)")
     p.add_argument("--program", choices=list(PROGRAMS), action="append", help="these programs only")
+    p.add_argument("--only", choices=[s for s in SIDES if s != "nobody"], help="this side only, beside nobody")
     p.add_argument("--values", type=int, default=240000, help="of each redis-server, 1,000 bytes each (%(default)s)")
     p.add_argument("--writes", type=float, default=100, help="a second in each redis-server (%(default)s)")
     p.add_argument("--instances", type=int, default=4, help="of each program under each side (%(default)s)")
@@ -216,15 +217,18 @@ def arguments():
 
 def measured(args):
     context = Context(args)
-    refused = settings.ksm_refusal()
-    if refused:
-        print(f"without KSM: {refused}")
-        context.no_ksm = refused
-    names = [s for s in SIDES if not (refused and s.startswith("ksm"))]
+    names = [s for s in SIDES if s in ("nobody", args.only or s)]
+    context.no_ksm = settings.ksm_refusal() if any(s.startswith("ksm") for s in names) else "it is not asked for"
+    if context.no_ksm:
+        print(f"without KSM: {context.no_ksm}")
+        names = [s for s in names if not s.startswith("ksm")]
+    if names == ["nobody"]:
+        raise Failure("no side is left that merges")
     start = description()
     with settings.kept():
         result = measure(context, names)
     return result | {"machine": start, "minutes": args.minutes, "together": not args.one_after_another,
+                     "hold": args.hold,
                      "programs": args.programs, "what": {p: WORDS[p].format(**vars(args)) for p in args.programs}}
 
 

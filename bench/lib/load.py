@@ -29,10 +29,10 @@ GUEST_ROUND_SECONDS = 60
 ANSWER_SECONDS = 300
 
 
-def value(key, version):
+def value(prefix, key, version):
     """As RedisText fills it in the first place; later versions look the same."""
     later = f":{version}" if version else ""
-    return "".join(hashlib.sha1(f"{key}:{k}{later}".encode()).hexdigest() for k in range(1, 26))
+    return "".join(hashlib.sha1(f"{prefix}{key}:{k}{later}".encode()).hexdigest() for k in range(1, 26))
 
 
 def command(*words):
@@ -42,8 +42,8 @@ def command(*words):
 class Sequence:
     """What is done with the keys 1 to `keys`, and what it must be answered with."""
 
-    def __init__(self, keys, hot):
-        self.keys, self.hot, self.random, self.versions = keys, hot, random.Random(1), {}
+    def __init__(self, keys, prefix, hot):
+        self.keys, self.prefix, self.hot, self.random, self.versions = keys, prefix, hot, random.Random(1), {}
 
     def key(self):
         if self.hot and self.random.random() < HOT_SHARE:
@@ -56,10 +56,10 @@ class Sequence:
         for _ in range(writes):
             key = self.key()
             self.versions[key] = self.versions.get(key, 0) + 1
-            asked.append(command("SET", f"key:{key}", value(key, self.versions[key])))
+            asked.append(command("SET", f"key:{key}", value(self.prefix, key, self.versions[key])))
             answered.append("+OK\r\n")
             key = self.key()
-            text = value(key, self.versions.get(key, 0))
+            text = value(self.prefix, key, self.versions.get(key, 0))
             asked.append(command("GET", f"key:{key}"))
             answered.append(f"${len(text)}\r\n{text}\r\n")
         return "".join(asked).encode(), "".join(answered).encode()
@@ -100,10 +100,10 @@ class RedisLoad(Load):
     """The same for all servers of all sides, by one connection to each."""
     pause = TICK_SECONDS
 
-    def __init__(self, programs, writes_per_second, hot):
+    def __init__(self, programs, writes_per_second):
         super().__init__()
         self.paths = [f"{p.directory}/redis-{i}" for p in programs for i in range(p.n)]
-        self.sequence = Sequence(programs[0].values, hot)
+        self.sequence = Sequence(programs[0].values, programs[0].prefix, programs[0].hot)
         self.writes = max(1, round(writes_per_second * TICK_SECONDS))
         self.sockets = []
 
@@ -145,19 +145,21 @@ class GuestLoad(Load):
 
 
 class BusyRedis(RedisText):
+    prefix, hot = "", False
+
     def __init__(self, context, directory, n):
         super().__init__(context, directory, n)
         self.values = self.values_per_item * context.items
 
     @staticmethod
     def load_of(programs, context):
-        return RedisLoad(programs, context.writes, hot=False)
+        return RedisLoad(programs, context.writes)
 
 
 class HotRedis(BusyRedis):
-    @staticmethod
-    def load_of(programs, context):
-        return RedisLoad(programs, context.writes, hot=True)
+    """With other data: KSM would share those of the two programs, too, which have a daemon each with us."""
+    prefix, hot = "hot:", True
+    FILL = RedisText.FILL.replace("sha1hex(i", f"sha1hex('{prefix}' .. i")
 
 
 class BusyGuests(Guests):

@@ -19,7 +19,7 @@ from cli_helper import BUILD, SAMEPAGE, Case
 BENCH = f"{BUILD}/bench"
 sys.dont_write_bytecode = True
 sys.path.insert(0, BENCH)
-from lib import report, targets, workloads  # noqa: E402
+from lib import report, settings, targets, workloads  # noqa: E402
 
 # What a run of each kind must tell under samepage.
 FIGURES = {
