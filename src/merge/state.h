@@ -9,6 +9,7 @@
 #ifndef SP_MERGE_STATE_H
 #define SP_MERGE_STATE_H
 
+#include "core/worth.h"
 #include "merge/batch.h"
 #include "merge/debts.h"
 #include "merge/engine.h"
@@ -141,7 +142,8 @@ struct sp_worker {
     bool huge_again; /* some were sampled for the first time */
     uint64_t next_huge_ns;
     uint64_t broken_next;   /* window to go on with in search of broken pages */
-    uint64_t overdrawn_ns;  /* what passes have cost beyond their worth */
+    struct sp_worth worth;  /* of passes, to tell the pause between them */
+    uint64_t gained;        /* pages, when that was looked at last */
     uint64_t pending;       /* pages that the current pass leaves to be tried soon */
     bool misled;            /* the index guessed wrong of a page since this was reset */
     uint64_t done;          /* pages that the current pass merged or asked about, */

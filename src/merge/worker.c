@@ -33,13 +33,7 @@
 /* For fewer pages it is not worth looking at everything again soon: most programs write to some all the time,
  * and a pause that has grown does no harm where only few pages wait for its end. */
 #define HURRY_PAGES 64
-/* What a page gained may cost, the part of a processor that passes may take beyond that (one in so many), and
- * how much of it they may have taken ahead: a program that makes and drops memory all the time must not be
- * followed by a worker that is as busy; but new memory must be read before anything is gained. */
-#define WORTH_NS     5000
-#define OVERDRAW     20
-#define OVERDRAFT_NS (50 * MS)
-#define HINTS_MAX    64
+#define HINTS_MAX   64
 
 /* ---- lock and fork events ---- */
 
@@ -409,29 +403,29 @@ static uint64_t gained(struct sp_worker *w) {
     return pages;
 }
 
-/* What passes have cost beyond their worth, less what they may in the time that has gone by. Pages that were
- * written again count against it. No more is remembered than the longest pause makes up for. */
-static void overdraw(struct sp_worker *w, uint64_t cost_ns, int64_t gain) {
-    int64_t earned = (int64_t)((sp_now_ns() - w->last_pass_ns) / OVERDRAW) + gain * WORTH_NS;
-    int64_t over = (int64_t)(w->overdrawn_ns + cost_ns) - earned;
-    int64_t most =
-        (int64_t)(OVERDRAFT_NS + w->engine->settings.v[SP_SETTING_sleep_max_millisecs] * MS / OVERDRAW);
-    w->overdrawn_ns = over < 0 ? 0 : (uint64_t)(over < most ? over : most);
+static bool much_to_do(const struct sp_worker *w) {
+    return w->pending + w->done >= HURRY_PAGES || w->scan_cut;
+}
+
+static void learn_worth(struct sp_worker *w, uint64_t cost_ns) {
+    uint64_t pages = gained(w), longest = w->engine->settings.v[SP_SETTING_sleep_max_millisecs] * MS;
+    sp_worth_pass(&w->worth, sp_now_ns() - w->last_pass_ns, cost_ns, (int64_t)(pages - w->gained),
+                  w->linked && much_to_do(w), longest);
+    w->gained = pages;
 }
 
 /* The shortest pause that may follow: long while passes cost more than they are worth. */
 static uint64_t pause_least_ns(const struct sp_worker *w) {
     uint64_t shortest = w->engine->settings.v[SP_SETTING_sleep_millisecs] * MS;
-    uint64_t over = w->overdrawn_ns > OVERDRAFT_NS ? (w->overdrawn_ns - OVERDRAFT_NS) * OVERDRAW : 0;
-    return sp_pace_pause_ns(w, over > shortest ? over : shortest);
+    uint64_t worth = sp_worth_pause_ns(&w->worth);
+    return sp_pace_pause_ns(w, worth > shortest ? worth : shortest);
 }
 
 /* Short while there is much to do, longer and longer when there is not. */
 static uint64_t pause_ns(const struct sp_worker *w) {
     uint64_t least = pause_least_ns(w);
     uint64_t longest = w->engine->settings.v[SP_SETTING_sleep_max_millisecs] * MS;
-    bool hurry = w->pending + w->done >= HURRY_PAGES || w->scan_cut;
-    uint64_t pause = hurry ? least : w->interval_ns ? w->interval_ns * 2 : MS;
+    uint64_t pause = much_to_do(w) ? least : w->interval_ns ? w->interval_ns * 2 : MS;
     if (pause > longest)
         pause = longest;
     return pause > least ? pause : least;
@@ -452,7 +446,7 @@ static void stopped_pass(struct sp_worker *w) {
 
 static void scanning_pass(struct sp_worker *w) {
     struct sp_engine *e = w->engine;
-    uint64_t cpu_ns = sp_thread_cpu_ns(), before = gained(w);
+    uint64_t cpu_ns = sp_thread_cpu_ns();
     uint64_t generation = __atomic_load_n(&e->generation, __ATOMIC_ACQUIRE);
     uint64_t bound = e->settings.v[SP_SETTING_pages_to_scan];
     w->pending = w->done = w->retried = 0;
@@ -475,7 +469,7 @@ static void scanning_pass(struct sp_worker *w) {
     if (take_hints(w) || w->done > w->retried)
         w->pending++;
     post_pass(w, generation);
-    overdraw(w, sp_thread_cpu_ns() - cpu_ns, (int64_t)(gained(w) - before));
+    learn_worth(w, sp_thread_cpu_ns() - cpu_ns);
     w->interval_ns = pause_ns(w);
     w->last_pass_ns = sp_now_ns();
     w->next_pass_ns = w->last_pass_ns + (sp_obey_stopped(w) ? 0 : w->interval_ns);
