@@ -176,10 +176,10 @@ struct survey {
     uint64_t reason_bytes[SP_UNTRACKED + 1], unmapped_bytes;
 };
 
-/* Our own store mappings may be registered again: what was never merged in between them can be merged. */
+/* Our own store mappings may be registered again: what was never merged in between them can be merged, and
+ * what was merged and written in a quiescent merge. Not if by now they are locked, or executable ... */
 static bool mapping_eligible(const struct sp_mapping *m) {
-    bool usable = (m->prot & (PROT_READ | PROT_WRITE)) == (PROT_READ | PROT_WRITE);
-    return usable && (m->eligible == SP_ELIGIBLE || m->attributes & SP_ATTR_STORE);
+    return m->eligible == SP_ELIGIBLE || (m->attributes & SP_ATTR_STORE && m->use == SP_ELIGIBLE);
 }
 
 static bool survey_mapping(void *ctx, const struct sp_mapping *m) {

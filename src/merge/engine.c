@@ -275,7 +275,8 @@ static bool add_mapping(void *ctx, const struct sp_mapping *m) {
     struct add *a = ctx;
     bool ours = m->attributes & SP_ATTR_STORE;
     bool watched = !ours && m->eligible == SP_USERFAULTFD;
-    if (!ours && !watched && m->eligible != SP_ELIGIBLE && m->eligible != SP_PROTECTION)
+    enum sp_eligible eligible = ours ? m->use : m->eligible;
+    if (!watched && eligible != SP_ELIGIBLE && eligible != SP_PROTECTION)
         return true;
     struct sp_region region = {
         .start = m->start > a->start ? m->start : a->start,

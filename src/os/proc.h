@@ -46,6 +46,7 @@ struct sp_mapping {
     int prot;            /* PROT_* */
     unsigned attributes; /* SP_ATTR_* */
     enum sp_eligible eligible;
+    enum sp_eligible use; /* the same if what it is, a file mapping or a named one, did not matter */
     /* What smaps says besides; of /proc/PID/maps only the name is known. */
     const char
         *name; /* of the file, or "[heap]" and the like, or ""; long ones are cut; until visit returns */

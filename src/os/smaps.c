@@ -89,6 +89,20 @@ static void flag_note(struct flags *f, unsigned flag) {
     }
 }
 
+static enum sp_eligible judge_use(const struct sp_smaps *p, const struct flags *f) {
+    if (f->prot & PROT_EXEC)
+        return SP_EXECUTABLE;
+    if ((f->prot & (PROT_READ | PROT_WRITE)) != (PROT_READ | PROT_WRITE))
+        return SP_PROTECTION;
+    if (f->locked)
+        return SP_LOCKED;
+    if (p->pkey)
+        return SP_PKEY;
+    if (f->wipeonfork)
+        return SP_WIPEONFORK;
+    return f->userfaultfd ? SP_USERFAULTFD : SP_ELIGIBLE;
+}
+
 /* The strongest reason first: what the memory is, then what may be done with it, then who else uses it. Last
  * a userfaultfd: whoever knows it to be our own need not look for other reasons. */
 static enum sp_eligible judge(const struct sp_smaps *p, const struct flags *f) {
@@ -100,19 +114,8 @@ static enum sp_eligible judge(const struct sp_smaps *p, const struct flags *f) {
         return SP_SHARED;
     if (p->named == SP_FILE)
         return SP_FILE;
-    if (f->prot & PROT_EXEC)
-        return SP_EXECUTABLE;
-    if ((f->prot & (PROT_READ | PROT_WRITE)) != (PROT_READ | PROT_WRITE))
-        return SP_PROTECTION;
-    if (f->locked)
-        return SP_LOCKED;
-    if (p->pkey)
-        return SP_PKEY;
-    if (f->wipeonfork)
-        return SP_WIPEONFORK;
-    if (p->named != SP_ELIGIBLE)
-        return p->named;
-    return f->userfaultfd ? SP_USERFAULTFD : SP_ELIGIBLE;
+    enum sp_eligible use = judge_use(p, f);
+    return p->named != SP_ELIGIBLE && (use == SP_ELIGIBLE || use == SP_USERFAULTFD) ? p->named : use;
 }
 
 static bool starts(const char *line, const char *with) {
@@ -150,6 +153,7 @@ static void report(struct sp_smaps *p, const struct flags *f) {
     p->mapping.prot = f->prot;
     p->mapping.attributes |= f->attributes;
     p->mapping.eligible = judge(p, f);
+    p->mapping.use = judge_use(p, f);
     p->inside = false;
     if (!p->visit(p->ctx, &p->mapping))
         p->stopped = true;

@@ -166,6 +166,27 @@ static void unmerged(enum where where) {
     rig_free(&r);
 }
 
+/* Registered anew, what was merged is judged by what may be done with it, as other memory is: what is locked or
+ * executable would not be so any more. */
+static void registered_again(enum where where) {
+    struct rig r;
+    rig_new(&r, where, STILL, N);
+    merge_all(&r);
+    assert_int_equal(samepage_unregister(r.p.ra, 0), 0);
+    assert_int_equal(mlock(r.p.a + N / 2 * PAGE, N / 2 * PAGE), 0);
+    assert_int_equal(mprotect(r.p.a + N / 4 * PAGE, N / 4 * PAGE, PROT_READ | PROT_WRITE | PROT_EXEC), 0);
+    size_t eligible = 0;
+    assert_int_equal(samepage_eligible(r.p.a, N * PAGE, &eligible, NULL), 0);
+    assert_int_equal(eligible, N / 4 * PAGE);
+    assert_int_equal(samepage_register(r.p.domain, r.p.a, N * PAGE, 0, &r.p.ra), 0);
+    assert_int_equal(merge_quiescent(&r, r.p.a, N).shared_pages, N / 4);
+    assert_int_equal(usage_of(r.p.a, N * PAGE).private_bytes, N * 3 / 4 * PAGE);
+    assert_true(pages_are(r.p.a, N, 1));
+    books_balance(&r);
+    assert_int_equal(munlock(r.p.a + N / 2 * PAGE, N / 2 * PAGE), 0);
+    rig_free(&r);
+}
+
 /* A hole in a mapping of the store would show what the store has there. */
 static void zeros(enum where where) {
     struct rig r;
@@ -506,6 +527,7 @@ static void random_rounds_beside_the_worker(enum where where) {
     X(written_back)                                                                                          \
     X(other_content)                                                                                         \
     X(unmerged)                                                                                              \
+    X(registered_again)                                                                                      \
     X(zeros)                                                                                                 \
     X(range_only)                                                                                            \
     X(over_the_limit)                                                                                        \
