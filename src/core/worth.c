@@ -2,7 +2,7 @@
 /* See worth.h. */
 #include "core/worth.h"
 
-#define GAIN_NS      5000 /* what a page gained may cost */
+#define GAIN_NS      15000 /* what a page gained may cost */
 #define OVERDRAFT_NS UINT64_C(50000000)
 /* One in so many of a processor's time; and after so many passes that did not gain so many pages. */
 #define PART             20

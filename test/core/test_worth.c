@@ -37,7 +37,7 @@ static uint64_t part_of(struct worker *w, uint64_t seconds, uint64_t cost_ns, in
 /* What is worth its cost is not slowed down. */
 static void gains_are_free(void **state) {
     struct worker w = {0};
-    assert_in_range(part_of(&w, 60, 4 * MS, 800, true), 165, 168);
+    assert_in_range(part_of(&w, 60, 4 * MS, 270, true), 165, 168);
     assert_int_equal(w.longest_ns, PAUSE);
 }
 
