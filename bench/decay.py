@@ -77,7 +77,7 @@ def saved(result, program, side):
 
 
 def saved_at(result, program, side, minutes):
-    return min(saved(result, program, side), key=lambda s: abs(s[0] - minutes * 60))[1]
+    return nearest(saved(result, program, side), minutes)
 
 
 def grown(result, side, key, program=None):

@@ -105,7 +105,7 @@ static enum sp_eligible judge_use(const struct sp_smaps *p, const struct flags *
 
 /* The strongest reason first: what the memory is, then what may be done with it, then who else uses it. Last
  * a userfaultfd: whoever knows it to be our own need not look for other reasons. */
-static enum sp_eligible judge(const struct sp_smaps *p, const struct flags *f) {
+static enum sp_eligible judge(const struct sp_smaps *p, const struct flags *f, enum sp_eligible use) {
     if (f->special || p->named == SP_SPECIAL)
         return SP_SPECIAL;
     if (f->hugetlb)
@@ -114,7 +114,6 @@ static enum sp_eligible judge(const struct sp_smaps *p, const struct flags *f) {
         return SP_SHARED;
     if (p->named == SP_FILE)
         return SP_FILE;
-    enum sp_eligible use = judge_use(p, f);
     return p->named != SP_ELIGIBLE && (use == SP_ELIGIBLE || use == SP_USERFAULTFD) ? p->named : use;
 }
 
@@ -152,8 +151,8 @@ static enum sp_eligible judge_name(const char *name, bool file) {
 static void report(struct sp_smaps *p, const struct flags *f) {
     p->mapping.prot = f->prot;
     p->mapping.attributes |= f->attributes;
-    p->mapping.eligible = judge(p, f);
     p->mapping.use = judge_use(p, f);
+    p->mapping.eligible = judge(p, f, p->mapping.use);
     p->inside = false;
     if (!p->visit(p->ctx, &p->mapping))
         p->stopped = true;

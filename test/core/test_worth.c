@@ -63,7 +63,7 @@ static void less_where_it_bears_no_fruit(void **state) {
     }
 }
 
-/* The first hundred milliseconds of work cost what they may, and a pause is never longer than the longest. */
+/* The first fifty milliseconds of work cost what they may, and a pause is never longer than the longest. */
 static void bounded(void **state) {
     struct sp_worth x = {0};
     sp_worth_pass(&x, PAUSE, 50 * MS, 0, true, LONGEST);
