@@ -18,6 +18,7 @@
 
 #define LOOK_STRETCH_MIN (UINT64_C(16) << 20)
 #define LOOK_NS_MAX      UINT64_C(200000)
+#define LOOK_WINDOWS_MAX 2048
 
 /* Registers one stretch that is not a mapping of the store. */
 struct arm {
@@ -163,6 +164,20 @@ static uint64_t cold_end(const struct sp_worker *w, uint64_t at, uint64_t end, u
     return hot < end ? hot : end;
 }
 
+uint64_t sp_look_unmerged(const struct sp_engine *e, uint64_t at, uint64_t end, uint64_t *ret_skip) {
+    uint64_t number = at / SP_WINDOW_SIZE;
+    unsigned left = LOOK_WINDOWS_MAX;
+    const struct sp_window *win = sp_windows_next(&e->windows, number);
+    for (; win && win->number == number && sp_bits_all(&win->mapped) && left; left--)
+        win = sp_windows_next(&e->windows, ++number);
+    *ret_skip = number > at / SP_WINDOW_SIZE ? number * SP_WINDOW_SIZE : 0;
+    if (*ret_skip)
+        return end;
+    for (; win && win->number * SP_WINDOW_SIZE < end && !sp_bits_all(&win->mapped) && left; left--)
+        win = sp_windows_next(&e->windows, win->number + 1);
+    return win && win->number * SP_WINDOW_SIZE < end ? win->number * SP_WINDOW_SIZE : end;
+}
+
 /* One call, with the lock held. Returns where to go on. */
 static uint64_t look_once(struct sp_worker *w, uint64_t at, uint64_t end) {
     struct sp_engine *e = w->engine;
@@ -196,10 +211,9 @@ void sp_look_written(struct sp_worker *w, uint64_t start, uint64_t end) {
             at = stop;
         } else {
             stop = cold_end(w, at, stop, &skip);
-            if (skip)
-                at = skip;
-            else
-                at = look_once(w, at, stop - at > stretch ? at + stretch : stop);
+            if (!skip)
+                stop = sp_look_unmerged(e, at, stop - at > stretch ? at + stretch : stop, &skip);
+            at = skip ? skip : look_once(w, at, stop);
         }
         uint64_t took = sp_now_ns() - begin;
         sp_engine_unlock(e);
@@ -231,145 +245,4 @@ void sp_look_resident(struct sp_worker *w, uint64_t start, uint64_t end) {
         at = next > at ? next : stop;
         sp_engine_unlock(e);
     }
-}
-
-/*
- * Whether the mappings of a window are those that we know of (H1). Armed memory is watched; where it is not,
- * and we did not map the store there, somebody has put something in its place. And where we did map the store
- * something is mapped. (Not so in a child whose parent excluded the range, MADV_DONTFORK.) One call, which
- * passes over armed mappings as a whole and costs 5 ns for each page of long runs of the store.
- */
-static bool window_is_ours(struct sp_worker *w, const struct sp_window *win) {
-    struct sp_engine *e = w->engine;
-    sp_bits unwatched, replaced, gone = win->mapped;
-    if (sp_pagemap_window(w->pagemap, SP_PAGEMAP_UNWATCHED, win->number, 0, SP_WINDOW_PAGES, &unwatched)) {
-        e->counters.v[SP_COUNTER_errors]++;
-        return true; /* no answer, no sign */
-    }
-    sp_regions_armed(&e->regions, win->number, &replaced);
-    sp_bits_and(&replaced, &unwatched);
-    sp_bits_minus(&replaced, &win->mapped);
-    sp_bits_minus(&gone, &unwatched);
-    return !sp_bits_any(&replaced) && (e->child_since_ns || !sp_bits_any(&gone));
-}
-
-enum place { PLACE_STORE, PLACE_OTHER, PLACE_UNKNOWN };
-
-/*
- * Whether a page lies in the mapping of the store that we made there. If the program has moved that mapping
- * away by a call that nobody saw, and mapped other memory, then this is no broken page, and the store page is
- * still in use elsewhere: its reference must not go back (I8). `known` is the mapping asked about last.
- */
-static enum place page_place(struct sp_worker *w, const struct sp_window *win, unsigned slot,
-                             struct sp_file_mapping *known) {
-    uint64_t address = win->number * SP_WINDOW_SIZE + slot * SP_PAGE_SIZE;
-    if (w->maps < 0)
-        return PLACE_STORE;
-    if (address < known->start || address >= known->end) {
-        int error = sp_maps_file(w->maps, address, known);
-        if (error == -ENOENT)
-            return PLACE_OTHER;
-        if (error)
-            return PLACE_UNKNOWN;
-    }
-    uint64_t offset = known->offset_bytes + (address - known->start);
-    bool same = offset == sp_window_value(win, slot) % SP_SEGMENT_PAGES * SP_PAGE_SIZE;
-    return same && !known->shared ? PLACE_STORE : PLACE_OTHER;
-}
-
-/* A stretch of pages that are private in what we believe to be mappings of the store. Those of which that is
- * true give their references back. Returns how many. */
-static unsigned stretch_broken(struct sp_worker *w, struct sp_window *win, const struct sp_range *range) {
-    struct sp_engine *e = w->engine;
-    struct sp_file_mapping known = {0};
-    unsigned first, last, found = 0;
-    sp_window_clip(win, range->start, range->end, &first, &last);
-    for (unsigned slot = first; slot < last && !e->quit; slot++) {
-        if (!sp_bits_get(&win->shared, slot))
-            continue;
-        enum place place = page_place(w, win, slot, &known);
-        if (place == PLACE_OTHER)
-            sp_engine_raw_call(e);
-        if (place != PLACE_STORE) {
-            e->counters.v[SP_COUNTER_errors] += place == PLACE_UNKNOWN;
-            continue;
-        }
-        sp_page_unshare(e, win, slot);
-        sp_volatility_failed(&win->volatility[slot]);
-        e->counters.v[SP_COUNTER_pages_broken]++;
-        found++;
-    }
-    return found;
-}
-
-/* Pages of one window that a write made private again give their references back. Returns how many. */
-static unsigned window_broken(struct sp_worker *w, struct sp_window *win) {
-    struct sp_engine *e = w->engine;
-    uint64_t base = win->number * SP_WINDOW_SIZE, next;
-    unsigned found = 0;
-    size_t n = 0;
-    if (sp_pagemap_scan(w->pagemap, SP_PAGEMAP_BROKEN, base, base + SP_WINDOW_SIZE, w->ranges, SP_RANGES_MAX,
-                        &n, &next)) {
-        e->counters.v[SP_COUNTER_errors]++;
-        return 0;
-    }
-    for (size_t i = 0; i < n; i++)
-        found += stretch_broken(w, win, &w->ranges[i]);
-    return found;
-}
-
-/* Looks less often at a window in which nothing changes. */
-static void window_look(struct sp_worker *w, struct sp_window *win) {
-    unsigned found = 0;
-    if (!window_is_ours(w, win))
-        sp_engine_raw_call(w->engine);
-    else if (sp_bits_any(&win->shared))
-        found = window_broken(w, win);
-    win->calm = found ? 0 : win->calm < 2 ? (uint8_t)(win->calm + 1) : win->calm;
-    win->calm_skip = (uint8_t)((1u << win->calm) - 1);
-}
-
-/* How many windows one pass looks through in this way, so that it never holds things up for long. */
-#define BROKEN_WINDOWS 256
-
-void sp_look_broken(struct sp_worker *w) {
-    struct sp_engine *e = w->engine;
-    size_t limit = BROKEN_WINDOWS + e->windows.n / 8;
-    uint64_t number = w->broken_next;
-    while (limit) {
-        sp_worker_lock(w);
-        for (unsigned k = 0; k < 8 && limit; k++, limit--) {
-            struct sp_window *win = sp_windows_next(&e->windows, number);
-            if (!win) {
-                limit = 1;
-                number = 0;
-                continue;
-            }
-            number = win->number + 1;
-            if (sp_window_empty(win))
-                sp_windows_drop(&e->windows, win);
-            else if (win->calm_skip)
-                win->calm_skip--;
-            else if (!e->quit)
-                window_look(w, win);
-        }
-        sp_engine_unlock(e);
-    }
-    w->broken_next = number;
-}
-
-void sp_look_broken_in(struct sp_worker *w, uint64_t start, uint64_t end) {
-    struct sp_engine *e = w->engine;
-    struct sp_window *win;
-    uint64_t number = start / SP_WINDOW_SIZE;
-    do {
-        sp_worker_lock(w);
-        win = sp_windows_next(&e->windows, number);
-        if (win && win->number * SP_WINDOW_SIZE >= end)
-            win = NULL;
-        number = win ? win->number + 1 : 0;
-        if (win && !e->quit)
-            window_look(w, win);
-        sp_engine_unlock(e);
-    } while (win);
 }

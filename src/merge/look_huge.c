@@ -165,8 +165,11 @@ void sp_look_huge(struct sp_worker *w) {
         uint64_t start = at > r->start ? at : r->start;
         uint64_t stop =
             r->end - start > stretch ? (start + stretch) / SP_WINDOW_SIZE * SP_WINDOW_SIZE : r->end;
+        uint64_t skip = 0;
         bool found = false;
-        at = r->armed ? look_once(w, start, stop, &found) : r->end;
+        if (r->armed)
+            stop = sp_look_unmerged(e, start, stop, &skip);
+        at = !r->armed ? r->end : skip ? skip : look_once(w, start, stop, &found);
         sp_engine_unlock(e);
         stretch = stretch_next(stretch, found, sp_now_ns() - begin);
     }

@@ -59,8 +59,9 @@ static void take_over(struct sp_worker *w, const struct sp_settings *new, uint32
     w->to_unmerge = run == 2 && (joined || w->to_unmerge || old.v[SP_SETTING_run] != 2);
     w->settings_number = number;
     w->tell_settled = true;
-    w->scan_left = 0; /* what goes on is bound anew, */
-    sp_pace_begin(w); /* and what was done is not paid for at other rates */
+    w->counted_ns = 0; /* map_percent may be another */
+    w->scan_left = 0;  /* what goes on is bound anew, */
+    sp_pace_begin(w);  /* and what was done is not paid for at other rates */
     /* Whatever the pause is now, it is not the one that was meant. */
     w->interval_ns = sp_pace_pause_ns(w, new->v[SP_SETTING_sleep_millisecs] * NS_PER_MS);
     w->next_pass_ns = w->last_pass_ns + (sp_obey_stopped(w) || joined ? 0 : w->interval_ns);

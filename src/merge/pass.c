@@ -575,8 +575,6 @@ static void account_merged(struct sp_engine *e, struct sp_window *win, unsigned 
     sp_bits_set(&win->mapped, slot);
     sp_bits_set(&win->shared, slot);
     win->slot[slot] = store.v;
-    win->calm = 1;
-    win->calm_skip = 3; /* what has just settled is not looked at for broken pages at once */
     e->counters.v[SP_COUNTER_pages_merged]++;
     sp_volatility_calmed(&win->volatility[slot]);
 }
@@ -891,6 +889,7 @@ static void window_fold(struct sp_worker *w, uint64_t number) {
 
 static void merge(struct sp_worker *w, uint64_t number, bool quiescent, struct sp_merge_result *result) {
     struct sp_work *work = &w->work;
+    sp_mappings_before_merge(w);
     size_t n = plan(w, number, result);
     for (size_t next = 0; next < n;) {
         size_t taken;

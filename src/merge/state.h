@@ -141,22 +141,25 @@ struct sp_worker {
     uint8_t huge_round;
     bool huge_again; /* some were sampled for the first time */
     uint64_t next_huge_ns;
-    uint64_t broken_next;   /* window to go on with in search of broken pages */
-    struct sp_worth worth;  /* of passes, to tell the pause between them */
-    uint64_t gained;        /* pages, when that was looked at last */
-    uint64_t pending;       /* pages that the current pass leaves to be tried soon */
-    bool misled;            /* the index guessed wrong of a page since this was reset */
-    uint64_t done;          /* pages that the current pass merged or asked about, */
-    uint64_t retried;       /* and tries that smart_scan would have spared: nobody waits for those */
-    uint64_t mappings_left; /* of the budget (H4) */
-    uint64_t mappings_long; /* the last of these, for long runs only */
-    uint64_t scan_left;     /* pages that the current pass may still read (pages_to_scan) */
-    bool scan_cut;          /* it had to leave some for that reason, the first of them here: */
+    uint64_t search_next;     /* window to go on with in search of broken pages (look_broken.c); */
+    uint64_t searched_ns;     /* when that was done last, */
+    int64_t search_credit_ns; /* what it may cost, */
+    double search_window_ns;  /* and what a window costs */
+    struct sp_worth worth;    /* of passes, to tell the pause between them */
+    uint64_t gained;          /* pages, when that was looked at last */
+    uint64_t pending;         /* pages that the current pass leaves to be tried soon */
+    bool misled;              /* the index guessed wrong of a page since this was reset */
+    uint64_t done;            /* pages that the current pass merged or asked about, */
+    uint64_t retried;         /* and tries that smart_scan would have spared: nobody waits for those */
+    uint64_t mappings_left;   /* of the budget (H4) */
+    uint64_t mappings_long;   /* the last of these, for long runs only */
+    uint64_t counted_ns, count_took_ns, count_least_ns; /* see mappings.c; 0: not counted yet */
+    uint64_t scan_left; /* pages that the current pass may still read (pages_to_scan) */
+    bool scan_cut;      /* it had to leave some for that reason, the first of them here: */
     uint64_t cut_window;
     unsigned cut_slot;
     size_t round_left; /* windows that it has not come to since the last full scan */
-    uint64_t interval_ns, last_pass_ns, next_pass_ns, next_link_ns, next_report_ns, next_count_ns,
-        next_safe_ns;
+    uint64_t interval_ns, last_pass_ns, next_pass_ns, next_link_ns, next_report_ns, next_safe_ns;
     uint64_t cpu_least_ns; /* CPU time that the pass at hand may reach in any case (budget.c) */
     uint64_t cpu_retry_ns; /* how long to wait for more of it, */
     uint64_t cpu_asked_ns; /* after this report, which brought none */
@@ -199,6 +202,13 @@ void sp_cpu_looked(struct sp_worker *w, uint64_t began_ns);
 /* Whether what was begun is to end as soon as it can. */
 bool sp_cpu_is_used(const struct sp_worker *w);
 
+/* mappings.c: all without the lock, and the counting waits for the mmap lock of the process. */
+/* Counts the mappings that may still be added: w->mappings_left, and how many of them for long runs only. */
+void sp_mappings_count(struct sp_worker *w);
+/* A pass begins, or something is to be merged: counts them if that is due. */
+void sp_mappings_before_pass(struct sp_worker *w);
+void sp_mappings_before_merge(struct sp_worker *w);
+
 /* look.c */
 /* Registers ranges that are not yet armed with the userfaultfd. */
 void sp_look_arm(struct sp_worker *w);
@@ -206,11 +216,18 @@ void sp_look_arm(struct sp_worker *w);
 void sp_look_disarm(struct sp_worker *w);
 /* Finds what was written in [start, end) since the last look, marks it and queues the windows. */
 void sp_look_written(struct sp_worker *w, uint64_t start, uint64_t end);
+/* The end of the stretch from `at` on in which no window lies in the store altogether; or, when `at` lies in
+ * one, the end of the last of those that follow one another in *ret_skip (else 0). Nothing in them is armed,
+ * and where each page is a mapping of its own the kernel takes 25 us to pass over a window. Looks through
+ * some thousand windows at most; with the lock held. */
+uint64_t sp_look_unmerged(const struct sp_engine *e, uint64_t at, uint64_t end, uint64_t *ret_skip);
 /* Looks at huge pages, which the above leaves alone, when that is due. */
 void sp_look_huge(struct sp_worker *w);
 /* Queues every window in [start, end) with all its resident pages as fresh, settled or not. */
 void sp_look_resident(struct sp_worker *w, uint64_t start, uint64_t end);
-/* Looks for broken pages in a share of the windows, and whether their mappings are still those we know of. */
+
+/* look_broken.c */
+/* Goes on with the search for broken pages, and for mappings that are not those we know of. */
 void sp_look_broken(struct sp_worker *w);
 /* The same in every window that overlaps [start, end). */
 void sp_look_broken_in(struct sp_worker *w, uint64_t start, uint64_t end);

@@ -31,8 +31,6 @@ struct sp_window {
     sp_volatility volatility[SP_WINDOW_PAGES];
     uint8_t heat;       /* how often in a row most of it was written */
     uint8_t skip;       /* looks to leave out because of that */
-    uint8_t calm;       /* looks at its mappings in a row that found no broken page */
-    uint8_t calm_skip;  /* such looks to leave out because of that */
     uint64_t asked;     /* the probe under which the index knows the window as a whole (huge.c); 0: none */
     uint8_t huge_tries; /* how often in a row it was worth splitting */
     uint8_t huge_wait;  /* passes to wait for a better answer about the whole */
@@ -86,6 +84,12 @@ static inline void sp_bits_minus(sp_bits *a, const sp_bits *b) {
 static inline void sp_bits_or(sp_bits *a, const sp_bits *b) {
     for (size_t i = 0; i < SP_WINDOW_PAGES / 64; i++)
         a->w[i] |= b->w[i];
+}
+static inline bool sp_bits_all(const sp_bits *b) {
+    for (size_t i = 0; i < SP_WINDOW_PAGES / 64; i++)
+        if (~b->w[i])
+            return false;
+    return true;
 }
 /* The first set bit at or after `slot`, SP_WINDOW_PAGES when there is none. */
 unsigned sp_bits_next(const sp_bits *b, unsigned slot);

@@ -25,11 +25,7 @@
 #define FORKS_FAILED_MAX 100
 #define RELINK_NS        (1000 * MS)
 #define REPORT_NS        (500 * MS)
-#define MAP_COUNT_NS     (1000 * MS)
-/* This part of the mappings that a process may use is kept for long runs, which may come when scattered pages
- * have used the others. */
-#define MAPPINGS_LONG_PART 16
-#define NOW_ROUNDS_MAX     16
+#define NOW_ROUNDS_MAX   16
 /* For fewer pages it is not worth looking at everything again soon: most programs write to some all the time,
  * and a pause that has grown does no harm where only few pages wait for its end. */
 #define HURRY_PAGES 64
@@ -286,21 +282,6 @@ static void report_when_due(struct sp_worker *w) {
         worker_report(w);
 }
 
-/* How many mappings may still be added (H4): counted, because the application makes and unmakes its own. */
-static void count_mappings(struct sp_worker *w) {
-    uint64_t used, most;
-    w->next_count_ns = sp_now_ns() + MAP_COUNT_NS;
-    w->mappings_left = w->mappings_long = 0;
-    if (sp_proc_map_count(&used) || sp_proc_max_map_count(&most))
-        return;
-    uint64_t allowed = most / 100 * w->engine->settings.v[SP_SETTING_map_percent];
-    if (used < allowed)
-        w->mappings_left = allowed - used;
-    w->mappings_long = allowed / MAPPINGS_LONG_PART;
-    if (used < allowed / 2) /* far from the limit, and counting reads them all */
-        w->next_count_ns += 4 * MAP_COUNT_NS;
-}
-
 /* ---- passes ---- */
 
 /* Takes the first window off the list; NULL: it is empty. */
@@ -452,8 +433,7 @@ static void scanning_pass(struct sp_worker *w) {
     w->pending = w->done = w->retried = 0;
     w->scan_left = bound == SP_UNBOUNDED_PAGES ? UINT64_MAX : bound;
     w->scan_cut = w->hinted = false;
-    if (sp_now_ns() >= w->next_count_ns)
-        count_mappings(w);
+    sp_mappings_before_pass(w);
     sp_pace_begin(w);
     sp_look_arm(w);
     sp_look_written(w, 0, UINT64_MAX);
@@ -529,7 +509,7 @@ static void serve_request(struct sp_worker *w, struct sp_request *r) {
         r->error = -EBUSY;
     if (r->error)
         return;
-    count_mappings(w);
+    sp_mappings_count(w);
     if (w->uffd >= 0) {
         sp_look_arm(w);
         sp_look_written(w, r->start, r->end);

@@ -22,7 +22,7 @@
 #define BUFFER_REGIONS 96 /* 2.3 KiB of stack */
 
 struct query {
-    uint64_t flags, inverted, mask, any_of;
+    uint64_t flags, inverted, mask, any_of, returned;
 };
 
 static const struct query queries[] = {
@@ -47,6 +47,13 @@ static const struct query queries[] = {
     /* Mappings that do not match are passed over as a whole, without a look at their page tables. */
     [SP_PAGEMAP_WATCHED] = {.mask = PAGE_IS_WPALLOWED},
     [SP_PAGEMAP_UNWATCHED] = {.inverted = PAGE_IS_WPALLOWED, .mask = PAGE_IS_WPALLOWED},
+};
+
+/* SP_PAGEMAP_UNWATCHED, and of each what SP_PAGEMAP_BROKEN asks for. */
+static const struct query unwatched_query = {
+    .inverted = PAGE_IS_WPALLOWED,
+    .mask = PAGE_IS_WPALLOWED,
+    .returned = PAGE_IS_FILE | PAGE_IS_PRESENT | PAGE_IS_SWAPPED,
 };
 
 static int open_path(const char *path, int *ret_fd) {
@@ -94,6 +101,7 @@ static long scan_once(int fd, const struct query *q, uint64_t start, uint64_t en
         .category_inverted = q->inverted,
         .category_mask = q->mask,
         .category_anyof_mask = q->any_of,
+        .return_mask = q->returned,
     };
     long r = sp_syscall(SYS_ioctl, fd, PAGEMAP_SCAN, &arg);
     if (r >= 0)
@@ -127,6 +135,11 @@ int sp_pagemap_scan(int fd, enum sp_pagemap_query query, uint64_t start, uint64_
     return 0;
 }
 
+static void mark(sp_bits *bits, uint64_t base, const struct page_region *region) {
+    sp_bits_range(bits, (unsigned)((region->start - base) >> SP_PAGE_SHIFT),
+                  (unsigned)((region->end - base) >> SP_PAGE_SHIFT));
+}
+
 int sp_pagemap_window(int fd, enum sp_pagemap_query query, uint64_t window, unsigned first, unsigned last,
                       sp_bits *ret_bits) {
     int fault = sp_fault("pagemap_window");
@@ -141,10 +154,31 @@ int sp_pagemap_window(int fd, enum sp_pagemap_query query, uint64_t window, unsi
         if (r < 0)
             return (int)r;
         for (long i = 0; i < r; i++)
-            sp_bits_range(&bits, (unsigned)((buffer[i].start - base) >> SP_PAGE_SHIFT),
-                          (unsigned)((buffer[i].end - base) >> SP_PAGE_SHIFT));
+            mark(&bits, base, &buffer[i]);
     }
     *ret_bits = bits;
+    return 0;
+}
+
+int sp_pagemap_unwatched_window(int fd, uint64_t window, sp_bits *ret_unwatched, sp_bits *ret_broken) {
+    int fault = sp_fault("pagemap_unwatched");
+    if (fault)
+        return fault;
+    struct page_region buffer[BUFFER_REGIONS];
+    sp_bits unwatched = {0}, broken = {0};
+    uint64_t base = window * SP_WINDOW_SIZE, next = base, end = base + SP_WINDOW_SIZE;
+    while (next < end) {
+        long r = scan_once(fd, &unwatched_query, next, end, buffer, BUFFER_REGIONS, &next);
+        if (r < 0)
+            return (int)r;
+        for (long i = 0; i < r; i++) {
+            mark(&unwatched, base, &buffer[i]);
+            if (buffer[i].categories && !(buffer[i].categories & PAGE_IS_FILE))
+                mark(&broken, base, &buffer[i]);
+        }
+    }
+    *ret_unwatched = unwatched;
+    *ret_broken = broken;
     return 0;
 }
 

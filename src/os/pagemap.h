@@ -45,6 +45,11 @@ SP_WARN_UNUSED int sp_pagemap_scan(int fd, enum sp_pagemap_query query, uint64_t
 SP_WARN_UNUSED int sp_pagemap_window(int fd, enum sp_pagemap_query query, uint64_t window, unsigned first,
                                      unsigned last, sp_bits *ret_bits);
 
+/* The pages of a window that are SP_PAGEMAP_UNWATCHED, and those of them that are SP_PAGEMAP_BROKEN, in one
+ * walk over the page tables. */
+SP_WARN_UNUSED int sp_pagemap_unwatched_window(int fd, uint64_t window, sp_bits *ret_unwatched,
+                                               sp_bits *ret_broken);
+
 /* Whether there is a page at the address: present, swapped out, or just being migrated by the kernel. Where
  * the kernel is short of memory this goes on until there is an answer; may be called between freeze and thaw
  * (I5). */

@@ -431,8 +431,7 @@ static uint8_t *owed, *owed_away;
 
 static int owe_and_trip(const char *call) {
     uint64_t start = (uintptr_t)owed, end = start + SP_WINDOW_SIZE;
-    if (!owed || strcmp(call, "pagemap_window") ||
-        sp_windows_find(&owing->windows, end / SP_WINDOW_SIZE)->calm_skip)
+    if (!owed || strcmp(call, "pagemap_unwatched") || owing->worker->search_next != end / SP_WINDOW_SIZE + 1)
         return 0;
     must(sp_remap(start, SP_WINDOW_SIZE, (uintptr_t)owed_away), "move");
     sp_engine_remove_locked(owing, start, end, true);

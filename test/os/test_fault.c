@@ -87,6 +87,7 @@ static uint8_t bytes[32];
     X("pagemap_open", sp_pagemap_open(&fd))                                                                  \
     X("pagemap_scan", sp_pagemap_scan(-1, SP_PAGEMAP_PEEK, 0, PAGE, &range, 1, &size, &word))                \
     X("pagemap_window", sp_pagemap_window(-1, SP_PAGEMAP_WATCHED, 0, 0, 1, &bits))                           \
+    X("pagemap_unwatched", sp_pagemap_unwatched_window(-1, 0, &bits, &bits))                                 \
     X("pagemap_exclusive", sp_pagemap_exclusive(-1, (sp_page){0}))                                           \
     X("pagemap_exclusive", sp_pagemap_exclusive_window(-1, 0, &bits))                                        \
     X("pagemap_open", sp_pagemap_open_of(1, &fd))                                                            \

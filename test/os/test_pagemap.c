@@ -242,6 +242,39 @@ static void broken_pages_are_found(void **state) {
     sp_segment_deinit(&store);
 }
 
+/* Both answers in one walk: armed memory, mappings of the store in which pages were never read, read,
+ * written, and nothing at all. */
+static void unwatched_and_broken_at_once(void **state) {
+    struct sp_segment store;
+    sp_bits unwatched, broken, want;
+    void *window;
+    assert_int_equal(sp_segment_init(&store), 0);
+    pages_fill(region, N, 3);
+    assert_int_equal(sp_segment_write_many(&store, 0, region, N), 0);
+    assert_int_equal(sp_map_new(SP_WINDOW_SIZE, SP_WINDOW_SIZE, &window), 0);
+    char *p = window;
+    uint64_t number = AT(p, 0) / SP_WINDOW_SIZE;
+    assert_int_equal(sp_uffd_register(uffd, AT(p, 0), SP_WINDOW_SIZE, SP_UFFD_MODE_WP), 0);
+    memset(p, 1, 32 * PAGE);
+    assert_int_equal(sp_map_store(AT(p, 16), 96 * PAGE, store.fd_shared, 0), 0);
+    for (size_t i = 300; i < 500; i += 2) /* more ranges than there is room for in one call */
+        assert_int_equal(sp_map_store(AT(p, i), PAGE, store.fd_shared, 0), 0);
+    must(sp_unmap(p + 508 * PAGE, 4 * PAGE), "unmap");
+    for (size_t i = 20; i < 60; i++)
+        assert_true(page_is(p + i * PAGE, 3, i - 16));
+    for (size_t i = 50; i < 90; i += 3)
+        p[i * PAGE] = 1;
+    p[302 * PAGE] = 1;
+    assert_int_equal(sp_pagemap_unwatched_window(pagemap, number, &unwatched, &broken), 0);
+    must(sp_pagemap_window(pagemap, SP_PAGEMAP_UNWATCHED, number, 0, SP_WINDOW_PAGES, &want), "unwatched");
+    assert_memory_equal(&unwatched, &want, sizeof(want));
+    assert_int_equal(sp_bits_count(&unwatched), 96 + 100);
+    for (unsigned i = 0; i < SP_WINDOW_PAGES; i++)
+        assert_int_equal(sp_bits_get(&broken, i), (i >= 50 && i < 90 && (i - 50) % 3 == 0) || i == 302);
+    must(sp_unmap(window, 508 * PAGE), "unmap");
+    sp_segment_deinit(&store);
+}
+
 /* A store mapping that is registered for tracking: an armed entry that is zapped leaves a marker, which
  * reports SWAPPED, so it looks broken though it is not. */
 static void armed_and_zapped_looks_broken(void **state) {
@@ -470,6 +503,7 @@ int main(void) {
         TEST(unmapped_ranges_are_passed_over),
         TEST(a_huge_sparse_mapping_costs_nothing),
         TEST(broken_pages_are_found),
+        TEST(unwatched_and_broken_at_once),
         TEST(armed_and_zapped_looks_broken),
         TEST(holes_of_watched_mappings_are_watched),
         TEST(what_was_replaced_is_not_watched),
