@@ -28,6 +28,9 @@
 /* What a freeze costs, to size batches; corrected by what is measured. */
 #define COST_RUN_NS  4500.0
 #define COST_PAGE_NS 400.0
+/* Of a new measurement: few batches are to take longer than they should. */
+#define COST_WEIGHT_UP   0.2
+#define COST_WEIGHT_DOWN 0.07
 
 static uint8_t *page_memory(const struct sp_window *win, unsigned slot) {
     return (uint8_t *)(uintptr_t)(win->number * SP_WINDOW_SIZE + slot * SP_PAGE_SIZE);
@@ -741,7 +744,8 @@ static void batch_learn(struct sp_worker *w, const struct sp_batch *b) {
     double measured = (double)b->frozen_ns / predicted;
     if (measured > 4)
         measured = 4; /* preempted: says nothing about the work */
-    w->cost = w->cost * 0.9 + measured * 0.1;
+    double weight = measured > w->cost ? COST_WEIGHT_UP : COST_WEIGHT_DOWN;
+    w->cost += (measured - w->cost) * weight;
     if (w->cost < 0.25)
         w->cost = 0.25;
 }
