@@ -375,6 +375,34 @@ static struct sp_answer answer_window(struct sp_domain *d, sp_client client, str
     return (struct sp_answer){kind, SP_STORE_NONE};
 }
 
+static struct sp_answer answer_note(struct sp_domain *d, sp_client client, struct sp_query q) {
+    sp_store_page first;
+    struct sp_group g;
+    enum sp_answer_kind kind = SP_ANSWER_DECLINED;
+    if (!probes_trusted(d) || sp_page_slot(q.page))
+        return (struct sp_answer){kind, SP_STORE_NONE};
+    if (sp_stable_window(&d->stable, q.fp, &first))
+        return (struct sp_answer){SP_ANSWER_REFINE, SP_STORE_NONE};
+    sp_unstable_group(&d->unstable, q.fp, &g);
+    int own = sp_group_find(&g, client, q.page);
+    size_t others = g.n - (own >= 0);
+    if (own >= 0 && sp_waiter_pending(g.entry[own])) /* it will not be sent as it was */
+        sp_unstable_mark(&d->unstable, q.fp, g.entry[own], false);
+    kind = wait_offer(d, client, q, &g, own);
+    if (kind == SP_ANSWER_UNKNOWN && others) {
+        kind = SP_ANSWER_REFINE;
+        if (others == 1)
+            hint(d, g.entry[own == 0]);
+    } else if (kind == SP_ANSWER_DECLINED && g.dropped) {
+        group_settle(d, q.fp);
+    }
+    return (struct sp_answer){kind, SP_STORE_NONE};
+}
+
+static bool is_note(struct sp_query q) {
+    return !sp_fp_whole(q.fp) && q.probe.v == SP_PROBE_WINDOW_NOTE.v;
+}
+
 static bool is_window(struct sp_query q) {
     return !sp_fp_whole(q.fp) && q.probe.v == SP_PROBE_WINDOW.v;
 }
@@ -387,6 +415,8 @@ static struct sp_answer answer(struct sp_domain *d, sp_client client, struct sp_
         return (struct sp_answer){SP_ANSWER_DECLINED, SP_STORE_NONE};
     if (is_window(q))
         return answer_window(d, client, m, q);
+    if (is_note(q))
+        return answer_note(d, client, q);
     if (!sp_fp_whole(q.fp))
         return answer_probe(d, client, m, trail, q);
     if (find_whole(d, q.fp, &store))

@@ -59,6 +59,14 @@ struct sp_query {
     sp_fp probe; /* of a page that is asked about by its whole fingerprint; else of no meaning, or: */
 };
 #define SP_PROBE_WINDOW ((sp_fp){2})
+/*
+ * As the probe of a question about a window: it is only to be noted, because it may still change. It waits,
+ * and counts as a twin for whoever asks about the same, but nothing is shared with it or wanted from it.
+ * SP_ANSWER_UNKNOWN: noted, and nobody else has such a window; SP_ANSWER_REFINE: somebody has, or it is in
+ * the store: it is worth asking about as a whole. Who was the only one to have it is hinted when the second
+ * comes. SP_ANSWER_DECLINED: not noted.
+ */
+#define SP_PROBE_WINDOW_NOTE ((sp_fp){4})
 
 enum sp_answer_kind {
     SP_ANSWER_UNKNOWN = 0, /* no twin known; remembered in the unstable set */

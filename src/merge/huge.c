@@ -34,8 +34,7 @@ static bool is_full(const sp_bits *pages) {
     return sp_bits_count(pages) == SP_WINDOW_PAGES;
 }
 
-/* Whether the window is mapped by one huge entry, with pages of its own that may all be merged. */
-static bool is_huge(struct sp_worker *w, const struct sp_window *win) {
+bool sp_huge_is(struct sp_worker *w, const struct sp_window *win) {
     sp_bits pages = win->fresh;
     sp_bits_or(&pages, &win->known);
     if (!is_full(&pages) || sp_bits_any(&win->mapped) || !is_full(&w->work.bits.eligible))
@@ -50,8 +49,8 @@ static bool is_huge(struct sp_worker *w, const struct sp_window *win) {
 
 bool sp_huge_choose(struct sp_worker *w, struct sp_window *win, sp_bits *candidates) {
     sp_bits all = *candidates;
-    if (!is_huge(w, win))
-        return true;
+    if (!sp_huge_is(w, win))
+        return sp_whole_choose(w, win, candidates);
     if (win->huge_wait && !w->request) {
         win->huge_wait--;
         return false;
@@ -65,8 +64,10 @@ bool sp_huge_choose(struct sp_worker *w, struct sp_window *win, sp_bits *candida
 
 bool sp_huge_hinted(struct sp_worker *w, const struct sp_window *win, sp_bits *candidates) {
     sp_bits waiting = win->known;
-    if (!is_huge(w, win))
+    if (!sp_huge_is(w, win)) {
+        sp_whole_hinted(w, win, candidates);
         return true;
+    }
     sp_bits_minus(&waiting, &win->reask);
     if (sp_bits_any(&waiting) || sp_bits_any(&win->written))
         return false;
@@ -84,7 +85,7 @@ bool sp_huge_hinted(struct sp_worker *w, const struct sp_window *win, sp_bits *c
 void sp_huge_forgotten(struct sp_window *win) {
     win->asked = 0;
     win->huge_wait = 0;
-    win->huge_waited = false;
+    win->huge_waited = win->noted = win->twin = false;
 }
 
 void sp_huge_unask(struct sp_engine *e, struct sp_window *win) {
@@ -95,7 +96,11 @@ void sp_huge_unask(struct sp_engine *e, struct sp_window *win) {
 
 void sp_huge_reask(struct sp_engine *e, struct sp_window *win) {
     if (!win->asked || sp_bits_any(&win->known))
-        return; /* the pages have hints of their own */
+        return;                            /* the pages have hints of their own */
+    if (win->noted && !win->huge_waited) { /* has not been asked about yet */
+        win->twin = true;
+        return;
+    }
     win->huge_wait = 0;
     sp_bits_set(&win->reask, 0);
     sp_engine_queue(e, win);

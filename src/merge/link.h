@@ -58,8 +58,9 @@ struct sp_link_ops {
      * SP_UFFD_EVENT_FORK as well (H3). The link may have rights that we lack. */
     int (*userfaultfd)(struct sp_link *l, int *ret_fd, bool *ret_fork_events);
 
-    /* Questions about pages of one window, by probes or fingerprints, at most SP_WINDOW_PAGES, ascending;
-     * answers in the same order. References in the answers are the caller's. */
+    /* Questions about pages of one window, by probes or fingerprints, at most SP_WINDOW_PAGES, ascending, or
+     * notes of as many windows (SP_PROBE_WINDOW_NOTE); answers in the same order. References in the answers
+     * are the caller's. */
     int (*ask)(struct sp_link *l, const struct sp_query *queries, size_t n, struct sp_answer *ret_answers);
     /*
      * Publishes the content of pages that were answered SP_ANSWER_SEND. contents[i] is the page in this

@@ -157,7 +157,7 @@ static void eligible_pages(struct sp_worker *w, const struct sp_window *win, sp_
  * replaced them unseen (H1), and reading what has gone would kill the process (H22). What happens while they
  * are being read is not noticed.
  */
-static bool may_read(struct sp_worker *w, const struct sp_window *win, const sp_bits *pages) {
+bool sp_pass_may_read(struct sp_worker *w, const struct sp_window *win, const sp_bits *pages) {
     struct sp_engine *e = w->engine;
     sp_bits gone, watched;
     sp_regions_armed(&e->regions, win->number, &gone);
@@ -194,7 +194,9 @@ static void fingerprint_candidate(struct sp_worker *w, struct sp_window *win, un
     sp_bits_clear(&win->fresh, slot);
     e->counters.v[SP_COUNTER_pages_scanned]++;
     bool hole = e->settings.v[SP_SETTING_use_zero_pages] && !sp_bits_get(&win->mapped, slot);
-    if (hole && sp_page_is_zero(page))
+    if (win->noted)
+        query_add(w, win, slot, (sp_fp){win->slot[slot]});
+    else if (hole && sp_page_is_zero(page))
         sp_bits_set(&w->work.bits.zeros, slot);
     else if (sp_bits_get(&win->misled, slot))
         query_add(w, win, slot, sp_fingerprint(&w->key, page));
@@ -202,9 +204,6 @@ static void fingerprint_candidate(struct sp_worker *w, struct sp_window *win, un
         query_add(w, win, slot, sp_probe(&w->key, page));
     sp_bits_clear(&win->misled, slot);
 }
-
-/* Pages whose samples are loaded ahead of the one that is read: far enough to hide the memory's delay. */
-#define PROBE_AHEAD 8
 
 /* Known pages that were hinted at, and may be read. */
 static sp_bits hinted_pages(const struct sp_worker *w, const struct sp_window *win) {
@@ -228,11 +227,12 @@ static sp_fp known_fp(const struct sp_worker *w, const struct sp_window *win, un
 static void fingerprint(struct sp_worker *w, struct sp_window *win, const sp_bits *candidates) {
     sp_bits hinted = w->work.huge ? win->known : hinted_pages(w, win), pages = *candidates;
     sp_bits_or(&pages, &hinted);
-    if (!may_read(w, win, &pages))
+    if (!win->noted && !sp_pass_may_read(w, win, &pages))
         return;
     for (unsigned slot = 0; slot < SP_WINDOW_PAGES; slot++) {
-        if (slot + PROBE_AHEAD < SP_WINDOW_PAGES && sp_bits_get(candidates, slot + PROBE_AHEAD))
-            sp_probe_prefetch(&w->key, page_memory(win, slot + PROBE_AHEAD));
+        if (!win->noted && slot + SP_PROBE_AHEAD < SP_WINDOW_PAGES &&
+            sp_bits_get(candidates, slot + SP_PROBE_AHEAD))
+            sp_probe_prefetch(&w->key, page_memory(win, slot + SP_PROBE_AHEAD));
         if (sp_bits_get(candidates, slot))
             fingerprint_candidate(w, win, slot);
         else if (sp_bits_get(&hinted, slot))
@@ -283,7 +283,7 @@ static bool choose(struct sp_worker *w, uint64_t number, enum sp_pass_mode mode)
     struct sp_engine *e = w->engine;
     struct sp_work *work = &w->work;
     work->n = work->n_publish = work->n_sites = 0;
-    work->huge = false;
+    work->huge = work->whole = false;
     memset(&work->bits, 0, sizeof(work->bits));
     sp_worker_lock(w);
     struct sp_window *win = e->quit ? NULL : sp_windows_find(&e->windows, number);
@@ -318,6 +318,8 @@ static bool choose(struct sp_worker *w, uint64_t number, enum sp_pass_mode mode)
         bound_scan(w, win, &candidates);
     if (!rests && w->linked && ready)
         fingerprint(w, win, &candidates);
+    if (!rests && mode == SP_PASS_BACKGROUND && !sp_bits_any(&candidates))
+        sp_whole_note(w, win);
     requeue(w, win, rests);
     sp_engine_unlock(e);
     return work->n || sp_bits_any(&work->bits.zeros);
@@ -368,7 +370,7 @@ static sp_bits refine_pages(struct sp_worker *w, uint64_t number) {
         if (work->answers[i].kind == SP_ANSWER_REFINE)
             sp_bits_set(&pages, sp_page_slot(work->queries[i].page));
     sp_bits_and(&pages, &work->bits.eligible);
-    return win && may_read(w, win, &pages) ? pages : none;
+    return win && sp_pass_may_read(w, win, &pages) ? pages : none;
 }
 
 /* Reads these pages as a whole; the others that were answered "refine" count as declined. Returns how many
@@ -436,8 +438,8 @@ static void unanswered(struct sp_worker *w, uint64_t number) {
     sp_engine_unlock(w->engine);
 }
 
-/* A huge page by one question; what that leaves open by its pages. */
-static int ask_huge(struct sp_worker *w, uint64_t number, bool may_wait, bool *ret_done) {
+/* A window by one question; what that leaves open by its pages. */
+static int ask_whole(struct sp_worker *w, uint64_t number, bool may_wait, bool *ret_done) {
     int asked = sp_huge_ask(w, number, may_wait);
     *ret_done = asked != SP_HUGE_PAGES;
     if (asked == SP_HUGE_LATER) {
@@ -460,9 +462,9 @@ static int ask(struct sp_worker *w, uint64_t number, bool may_wait) {
     sp_nodes_ask(w);
     if (!work->n)
         return 0;
-    int huge_error = work->huge ? ask_huge(w, number, may_wait, &done) : 0;
-    if (huge_error || done)
-        return huge_error;
+    int whole_error = work->huge || work->whole ? ask_whole(w, number, may_wait, &done) : 0;
+    if (whole_error || done)
+        return whole_error;
     struct sp_link *link = w->engine->link;
     int error = link->ops->ask(link, work->queries, work->n, work->answers);
     if (!error)
@@ -535,6 +537,8 @@ static void sort(struct sp_worker *w, uint64_t number) {
     sp_worker_lock(w);
     struct sp_window *win = window_again(w, number);
     size_t i = 0;
+    if (win && work->n)
+        win->noted = false; /* slot[] holds what the answers say from now on */
     for (unsigned slot = 0; slot < SP_WINDOW_PAGES; slot++) {
         if (sp_bits_get(&work->bits.zeros, slot)) {
             if (win && sp_bits_get(&work->bits.eligible, slot))

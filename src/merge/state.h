@@ -86,7 +86,8 @@ struct sp_work {
     struct sp_query publish[SP_WINDOW_PAGES];
     struct sp_answer published[SP_WINDOW_PAGES];
     const void *contents[SP_WINDOW_PAGES];
-    bool huge; /* the window is a huge page, to be merged as a whole */
+    bool huge;  /* the window is a huge page, to be merged as a whole */
+    bool whole; /* it is none, and asked about as a whole (whole.c) */
     size_t n_sites;
     struct sp_site sites[SP_WINDOW_PAGES];
     struct sp_run runs[SP_WINDOW_PAGES];
@@ -113,6 +114,9 @@ struct sp_huge_sample {
     uint8_t heat, skip;     /* samples in a row that differed; rounds to leave out because of that */
 };
 
+/* Windows that are noted by one message (whole.c). */
+#define SP_NOTES_MAX 128
+
 struct sp_worker {
     struct sp_engine *engine;
     int uffd, pagemap, wake;
@@ -137,6 +141,8 @@ struct sp_worker {
     struct sp_range ranges[SP_RANGES_MAX];
     uint64_t hot[SP_HOT_MAX]; /* windows that are not to be looked at this time, ascending */
     size_t n_hot;
+    struct sp_query notes[SP_NOTES_MAX]; /* windows to be told to the index */
+    size_t n_notes;
     struct sp_huge_sample huge_samples[SP_HUGE_SAMPLES];
     uint8_t huge_round;
     bool huge_again; /* some were sampled for the first time */
@@ -238,6 +244,11 @@ enum sp_pass_mode { SP_PASS_BACKGROUND, SP_PASS_HINTED, SP_PASS_NOW, SP_PASS_QUI
 void sp_pass_window(struct sp_worker *w, uint64_t number, enum sp_pass_mode mode,
                     struct sp_merge_result *result);
 
+/* Whether these pages of the window may be read now (H1, H22). With the lock held. */
+bool sp_pass_may_read(struct sp_worker *w, const struct sp_window *win, const sp_bits *pages);
+/* Pages whose samples are loaded ahead of the one that is read: far enough to hide the memory's delay. */
+#define SP_PROBE_AHEAD 8
+
 /* again.c */
 /* A synchronous merge begins: what was broken since the last look is found. */
 void sp_again_begin(struct sp_worker *w, const struct sp_request *r);
@@ -268,13 +279,15 @@ void sp_views_drop(struct sp_worker *w, const struct sp_batch *b);
  */
 bool sp_huge_choose(struct sp_worker *w, struct sp_window *win, sp_bits *candidates);
 bool sp_huge_hinted(struct sp_worker *w, const struct sp_window *win, sp_bits *candidates);
+/* Whether the window is mapped by one huge entry, with pages of its own that may all be merged. */
+bool sp_huge_is(struct sp_worker *w, const struct sp_window *win);
 enum sp_huge_verdict {
     SP_HUGE_WHOLE, /* its sites are a whole chunk in order */
     SP_HUGE_SPLIT, /* enough of it is shared to be worth it */
     SP_HUGE_LEAVE, /* not (yet) */
 };
 /*
- * Asks about a huge window by one question. SP_HUGE_ANSWERED: work.answers are filled in, as if each page had
+ * Asks about a window by one question. SP_HUGE_ANSWERED: work.answers are filled in, as if each page had
  * been asked about (the window's pages are shared, or to be sent); SP_HUGE_LATER: nobody is to be asked for
  * now, the pages are to stay fresh (`may_wait` only); SP_HUGE_PAGES: they are to be asked about one by one.
  * Or a negative errno. Without the lock.
@@ -292,6 +305,17 @@ void sp_huge_unask(struct sp_engine *e, struct sp_window *win);
 /* What to do with the sites found; `now`: it will not be asked about again. With the lock held. */
 enum sp_huge_verdict sp_huge_judge(struct sp_worker *w, struct sp_window *win, bool now);
 void sp_huge_split(uint64_t window);
+
+/* whole.c */
+/* All of the window may have become fresh in this look: notes it. With the lock held. */
+void sp_whole_note(struct sp_worker *w, struct sp_window *win);
+/* Tells the index what was noted: at the end of the pass, before it is told what to forget. Without the lock.
+ * A negative errno: the link failed. */
+SP_WARN_UNUSED int sp_whole_tell(struct sp_worker *w);
+/* As sp_huge_choose and sp_huge_hinted, for windows that are no huge pages: work.whole is set where they are
+ * to be asked about as a whole. */
+bool sp_whole_choose(struct sp_worker *w, struct sp_window *win, const sp_bits *candidates);
+void sp_whole_hinted(struct sp_worker *w, const struct sp_window *win, sp_bits *candidates);
 
 /* nodes.c */
 /* Whether only pages on the same node are to share. */

@@ -115,7 +115,7 @@ bool sp_window_slots(struct sp_windows *t, struct sp_window *w) {
 }
 
 void sp_window_fold(struct sp_windows *t, struct sp_window *w) {
-    if (!w->slot || sp_bits_any(&w->known))
+    if (!w->slot || w->noted || sp_bits_any(&w->known))
         return;
     unsigned some = sp_bits_next(&w->shared, 0);
     uint64_t first = some < SP_WINDOW_PAGES ? w->slot[some] - some : 0;

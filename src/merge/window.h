@@ -35,6 +35,8 @@ struct sp_window {
     uint8_t huge_tries; /* how often in a row it was worth splitting */
     uint8_t huge_wait;  /* passes to wait for a better answer about the whole */
     bool huge_waited;   /* has had that time */
+    bool noted;         /* slot[] has the probes of all its pages, not written since (whole.c) */
+    bool twin;          /* and somebody else has such a window */
     bool over_budget;   /* some of it was too short for the mappings that were left */
     bool queued;        /* is in the list */
 };

@@ -297,6 +297,14 @@ static struct sp_window *todo_take(struct sp_engine *e) {
     return win;
 }
 
+/* Tells the index which windows were noted, when they are many or there will be no more. */
+static void tell_notes(struct sp_worker *w, bool now) {
+    if ((now || w->n_notes == SP_NOTES_MAX) && w->linked && sp_whole_tell(w))
+        sp_worker_unlink(w);
+    if (!w->linked)
+        w->n_notes = 0;
+}
+
 /* Works through the windows that are in the list now; those queued meanwhile wait for the next pass. With
  * `hinted` only those that have hints. Ends early where the settings allow no more pages to be read or
  * merged, or no more CPU time to be used: then the windows that are left come first in the next pass, hinted
@@ -329,6 +337,7 @@ static void work_through(struct sp_worker *w, bool hinted) {
         if (!skip)
             sp_pass_window(w, number, hinted ? SP_PASS_HINTED : SP_PASS_BACKGROUND, &unused);
         w->round_left += !hinted && w->scan_cut;
+        tell_notes(w, false);
         take_hints(w);
         report_when_due(w);
         sp_obey(w);
@@ -441,6 +450,7 @@ static void scanning_pass(struct sp_worker *w) {
     sp_cpu_looked(w, cpu_ns);
     pay_debts(w); /* what is to be forgotten is, before it is asked about anew */
     work_through(w, false);
+    tell_notes(w, true);
     list_hot(w);
     sp_look_broken(w);
     pay_debts(w);

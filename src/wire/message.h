@@ -23,7 +23,7 @@
 #include "core/types.h"
 
 #define SP_WIRE_MAGIC   UINT32_C(0x47504d53) /* "SMPG" */
-#define SP_WIRE_VERSION 8
+#define SP_WIRE_VERSION 9
 
 /* Most of everything that comes in numbers, in one message. */
 #define SP_WIRE_QUERIES_MAX SP_WINDOW_PAGES
@@ -120,7 +120,7 @@ struct sp_wire_set {
 struct sp_wire_query {
     uint64_t page;
     uint64_t fp;
-    uint64_t probe; /* ASK by a whole fingerprint, or about a window (SP_PROBE_WINDOW); else 0 */
+    uint64_t probe; /* ASK by a whole fingerprint, or about a window (SP_PROBE_WINDOW*); else 0 */
 };
 
 /* ASK and FORGET. */

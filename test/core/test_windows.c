@@ -267,6 +267,60 @@ static void only_first_pages(void **state) {
     expect(w.a, q, SP_ANSWER_DECLINED);
 }
 
+static struct sp_query note_query(uint64_t window, uint64_t seed) {
+    struct sp_query q = window_query(window, seed);
+    q.probe = SP_PROBE_WINDOW_NOTE;
+    return q;
+}
+
+/* Who notes a window is told of those that have the same, and they of it. */
+static void notes_find_each_other(void **state) {
+    expect(w.a, note_query(A, 7), SP_ANSWER_UNKNOWN);
+    assert_true(w.hints_whole[w.a] == 0);
+    expect(w.b, note_query(B, 7), SP_ANSWER_REFINE);
+    assert_true(w.hints_whole[w.a] == 1 && w.hints_whole[w.b] == 0);
+    expect(w.c, note_query(C, 7), SP_ANSWER_REFINE);
+    assert_true(w.hints_whole[w.a] == 1 && w.hints_whole[w.b] == 0 && w.hints_whole[w.c] == 0);
+    /* The first to ask sends; the others wait, and share. */
+    expect(w.b, window_query(B, 7), SP_ANSWER_SEND);
+    expect(w.a, window_query(A, 7), SP_ANSWER_UNKNOWN);
+    sp_store_page first = publish(w.b, B, 7, PAGES);
+    assert_true(w.hints_whole[w.a] == 2 && w.hints_whole[w.c] == 1);
+    assert_true(sp_domain_unstable(w.d) == 0);
+    expect(w.a, window_query(A, 7), SP_ANSWER_SHARE);
+    references_are(first, 2);
+    /* What is in the store is known, but not taken. */
+    expect(w.c, note_query(C, 7), SP_ANSWER_REFINE);
+    assert_true(sp_domain_unstable(w.d) == 0);
+    references_are(first, 2);
+}
+
+static void notes_are_forgotten(void **state) {
+    struct sp_query qa = note_query(A, 7);
+    expect(w.a, qa, SP_ANSWER_UNKNOWN);
+    expect(w.b, note_query(B, 7), SP_ANSWER_REFINE);
+    sp_domain_forget(w.d, w.a, &qa, 1);
+    expect(w.b, window_query(B, 7), SP_ANSWER_UNKNOWN);
+    assert_true(sp_domain_unstable(w.d) == 1);
+    expect(w.b, note_query(B + 1, 7), SP_ANSWER_REFINE); /* another one of its own */
+}
+
+/* Who was asked to send a window and notes it anew will not send it as it was. */
+static void noted_again_is_not_sent(void **state) {
+    expect(w.a, note_query(A, 7), SP_ANSWER_UNKNOWN);
+    expect(w.b, note_query(B, 7), SP_ANSWER_REFINE);
+    expect(w.b, window_query(B, 7), SP_ANSWER_SEND);
+    expect(w.b, note_query(B, 7), SP_ANSWER_REFINE);
+    expect(w.a, window_query(A, 7), SP_ANSWER_SEND);
+}
+
+static void notes_of_first_pages_only(void **state) {
+    struct sp_query q = note_query(A, 7);
+    q.page.v++;
+    expect(w.a, q, SP_ANSWER_DECLINED);
+    assert_true(sp_domain_unstable(w.d) == 0);
+}
+
 #define window_test(f) cmocka_unit_test_setup_teardown(f, world_begin, world_end)
 
 int main(void) {
@@ -280,6 +334,10 @@ int main(void) {
         window_test(behind_another),
         window_test(without_memory_nothing_is_taken),
         window_test(only_first_pages),
+        window_test(notes_find_each_other),
+        window_test(notes_are_forgotten),
+        window_test(noted_again_is_not_sent),
+        window_test(notes_of_first_pages_only),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
