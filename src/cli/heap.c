@@ -1,5 +1,10 @@
 /* SPDX-License-Identifier: MIT */
-/* Looked for where Debian puts libraries, by the name that stays when a package is updated. */
+/*
+ * Looked for where Debian puts libraries, by the name that stays when a package is updated.
+ *
+ * GLib before 2.76 cuts small blocks from slices of its own, 496 bytes at multiples of 512, for each of which
+ * mimalloc takes 1024. GLib's own variable makes it leave them to malloc, as later releases do in any case.
+ */
 #include "cli/heap.h"
 
 #include <errno.h>
@@ -8,9 +13,9 @@
 #include <unistd.h>
 
 static const struct sp_heap heaps[] = {
-    {"mimalloc", "libmimalloc.so.2", "libmimalloc2.0"},
-    {"jemalloc", "libjemalloc.so.2", "libjemalloc2"},
-    {"none", NULL, NULL},
+    {"mimalloc", "libmimalloc.so.2", "libmimalloc2.0", "G_SLICE", "always-malloc"},
+    {"jemalloc", "libjemalloc.so.2", "libjemalloc2", NULL, NULL},
+    {"none", NULL, NULL, NULL, NULL},
 };
 
 static const char *const directories[] = {"/usr/local/lib", "/usr/lib/x86_64-linux-gnu", "/usr/lib64",

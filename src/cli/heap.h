@@ -19,6 +19,8 @@ struct sp_heap {
     const char *name;    /* as --heap has it */
     const char *file;    /* of the library; NULL: the C library's own heap */
     const char *package; /* Debian's */
+    /* What goes with it into the environment, unless there is something already; NULL: nothing. */
+    const char *variable, *value;
 };
 
 /* The one of that name; NULL: there is none. */

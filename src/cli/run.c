@@ -317,6 +317,12 @@ static int append_preload(const char *path) {
     return r ? fail("LD_PRELOAD", strerror(ENOMEM)) : 0;
 }
 
+static int use_heap(const struct sp_heap *heap, const char *path) {
+    if (heap->variable && setenv(heap->variable, heap->value, 0))
+        return fail(heap->variable, strerror(errno));
+    return append_preload(path);
+}
+
 /* 0 or an exit status. A library that was asked for must be there; the default need not. */
 static int set_heap(const struct run_options *o) {
     const struct sp_heap *heap = o->heap ? o->heap : sp_heap_find(SP_HEAP_DEFAULT_NAME);
@@ -326,7 +332,7 @@ static int set_heap(const struct run_options *o) {
     if (!sp_heap_path(heap, path)) {
         if (o->verbose)
             sp_complain(&sp_command_run, "heap: %s", path);
-        return append_preload(path);
+        return use_heap(heap, path);
     }
     if (o->heap) {
         sp_complain(&sp_command_run, "--heap=%s: %s is not installed: apt-get install %s", heap->name,

@@ -482,6 +482,18 @@ class Heap(Served):
         self.assertEqual(self.preloaded("--all"), [PRELOAD] + ([default] if default else []))
         self.assertEqual(self.preloaded("--advised"), [PRELOAD])
 
+    def test_slices(self):
+        """GLib's slices are left to mimalloc, unless the user has said what they are to be."""
+        def told(*words):
+            return self.samepage("run", "--socket", self.socket, *words, "--", "/bin/sh", "-c", "echo $G_SLICE")[1]
+
+        self.environment.pop("G_SLICE", None)
+        wanted = {name: "always-malloc\n" if name == "mimalloc" else "\n" for name in self.libraries()}
+        self.assertEqual({name: told("--all", f"--heap={name}") for name in wanted}, wanted)
+        self.assertEqual(told("--all", "--heap=none") + told("--advised"), "\n\n")
+        self.set(G_SLICE="debug-blocks")
+        self.assertEqual({told("--all", f"--heap={name}") for name in wanted}, {"debug-blocks\n"})
+
     @unittest.skipIf(os.getuid(), "only root can hide a library")
     def test_missing_library(self):
         """In a mount namespace where the directory of libraries holds only what samepage itself needs."""

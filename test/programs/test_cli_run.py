@@ -271,7 +271,9 @@ class Unnoticed(Case):
                 ours = json.loads(self.run_python(form, code)[1])
                 added = {k: ours.pop(k) for k in list(ours) if k not in plain}
                 self.assertEqual(ours, plain)
-                self.assertEqual(added.pop("LD_PRELOAD").split(":")[0], os.path.realpath(PRELOAD))
+                preload = added.pop("LD_PRELOAD")
+                self.assertEqual(preload.split(":")[0], os.path.realpath(PRELOAD))
+                self.assertEqual(added.pop("G_SLICE", None), "always-malloc" if "mimalloc" in preload else None)
                 directory = os.path.dirname(added["SAMEPAGE_SOCKET"])
                 self.assertEqual(os.path.dirname(directory), self.runtime)
                 self.assertEqual(added, {"SAMEPAGE_SOCKET": f"{directory}/socket",
