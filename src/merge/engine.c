@@ -48,7 +48,7 @@ enum sp_engine_state sp_engine_state(const struct sp_engine *e) {
 }
 
 uint64_t sp_engine_own_bytes(const struct sp_engine *e) {
-    return sp_memory_bytes(e->memory) + (e->worker ? SP_WORKER_USED_BYTES + SP_WINDOW_SIZE : 0);
+    return sp_memory_bytes(e->memory) + (e->worker ? SP_WORKER_USED_BYTES + sp_copy_bytes(e->worker) : 0);
 }
 
 /* ---- pages ---- */

@@ -19,7 +19,6 @@
 #include "merge/state.h"
 #include "os/kernel.h"
 #include "os/mapping.h"
-#include "os/store.h"
 
 /* A window of which this many pages were written again and again is hot: look less often. */
 #define HOT_PAGES    (SP_WINDOW_PAGES / 4)
@@ -692,16 +691,13 @@ static bool batch_prepare(struct sp_worker *w, const struct sp_run *run, unsigne
     *ret = (struct sp_batch_run){.slot = run->slot, .pages = pages, .fd = -1};
     if (run->store.v == SP_STORE_ZERO.v)
         return true;
-    uint64_t index = run->store.v % SP_SEGMENT_PAGES;
     struct sp_link *link = w->engine->link;
     if (link->ops->segment(link, run->store.v / SP_SEGMENT_PAGES, &ret->fd))
         return false;
-    ret->offset = index * SP_PAGE_SIZE;
+    ret->offset = run->store.v % SP_SEGMENT_PAGES * SP_PAGE_SIZE;
     if (pages >= VIEW_PAGES && sp_view_make(w, ret))
         return true;
-    uint8_t *copy = w->store_copy + run->slot * SP_PAGE_SIZE;
-    ret->expected = copy;
-    return sp_store_read(ret->fd, index, copy, pages) == 0;
+    return sp_copy_read(w, ret);
 }
 
 /* Attributes of the regions that the runs lie in (H7). A run never crosses regions: see split_by_region. */

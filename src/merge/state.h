@@ -131,7 +131,8 @@ struct sp_worker {
     bool hinted;                             /* hints came since the last pass began */
     struct sp_key key;
     uint8_t *scratch;
-    uint8_t *store_copy;  /* a window: the store pages of short runs, read before the freeze */
+    uint8_t *store_copy;  /* a window: the store pages of short runs, read before the freeze (copy.c) */
+    bool copied;          /* it may hold some; atomic */
     uintptr_t view_place; /* where views are made, a window; 0: nowhere yet */
     bool views_move;      /* they may become mappings of the program */
     struct sp_batch batch;
@@ -260,6 +261,14 @@ void sp_again_find(struct sp_worker *w, const struct sp_window *win);
 void sp_again_pass_over(struct sp_worker *w, struct sp_window *win);
 /* The synchronous merge is over in this window: what it could not merge is not tried before the next one. */
 void sp_again_end(struct sp_worker *w, struct sp_window *win);
+
+/* copy.c */
+/* The run's store pages, in memory: run->expected. False: they cannot be read. */
+bool sp_copy_read(struct sp_worker *w, struct sp_batch_run *run);
+/* Gives the memory for such copies back. Not within a batch. */
+void sp_copy_drop(struct sp_worker *w);
+/* What it may have, at most. By any thread. */
+size_t sp_copy_bytes(const struct sp_worker *w);
 
 /* view.c */
 /* A view of the run's store pages, all of them in memory: run->expected. False: none could be had. */

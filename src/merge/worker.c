@@ -715,6 +715,8 @@ static void worker_loop(struct sp_worker *w) {
             worker_pass(w);
         else if (w->uffd < 0)
             w->next_pass_ns = sp_now_ns() + RELINK_NS;
+        if (w->uffd < 0 || !much_to_do(w))
+            sp_copy_drop(w);
         report_when_due(w);
         if (!__atomic_load_n(&e->quit, __ATOMIC_ACQUIRE))
             worker_wait(w);

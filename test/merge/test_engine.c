@@ -68,6 +68,32 @@ static unsigned windows_with_slots(struct engine_rig *r, const uint8_t *from) {
     return n;
 }
 
+static unsigned present_pages(const uint8_t *p, size_t bytes) {
+    unsigned n = 0;
+    for (size_t at = 0; at < bytes; at += PAGE)
+        n += page_present(p + at);
+    return n;
+}
+
+/* What the store pages of short runs were read into is given back when there is no more to do; and is there
+ * again for the next ones. */
+static void test_copies_go_back(void **state) {
+    enum { SHORT = 32 };
+    struct engine_rig r;
+    rig_init(&r, NULL);
+    for (unsigned round = 1; round < 4; round++) {
+        uint8_t *p = rig_twins(&r, SHORT * PAGE, round);
+        assert_true(rig_until(&r, SP_COUNTER_pages_merged, round * SHORT, round * SHORT));
+        const uint8_t *copies = r.engine->worker->store_copy;
+        for (unsigned i = 0; present_pages(copies, SP_WINDOW_SIZE) && i < 3000; i++)
+            sp_sleep_ns(SECOND_NS / 100);
+        assert_int_equal(present_pages(copies, SP_WINDOW_SIZE), 0);
+        assert_int_equal(
+            wrong_pages(p, SHORT / 2, round) + wrong_pages(p + SHORT / 2 * PAGE, SHORT / 2, round), 0);
+    }
+    r.engine = sp_engine_free(r.engine);
+}
+
 static void test_shares(void **state) {
     struct twins t;
     twins_open(&t, NULL);
@@ -584,6 +610,7 @@ int main(void) {
     require_uffd();
     watchdog(250);
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_copies_go_back),
         cmocka_unit_test(test_shares),
         cmocka_unit_test(test_stays_merged_after_free),
         cmocka_unit_test(test_zeros_become_holes),
