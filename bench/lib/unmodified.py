@@ -13,8 +13,8 @@ last of them is ready the clock starts and merging is switched on: ksmd by its `
 which was stopped, go on. (Left to themselves both would begin while the programs load.) pages_sharing and
 ksm_zero_pages are looked at, the kernel's every 5 ms, the daemon's every 5 ms until it has saved the wanted share of
 what KSM saved; it ends when nothing has grown by a hundredth for three seconds (and KSM has gone through everything
-three times). `saved` is what the kernel charges to these processes and the store, against the same programs with nobody
-merging. In the end the programs are asked about their data: all must tell the same.
+three times). `saved` is what the kernel charges to these processes, the daemon and its store, against the same programs
+with nobody merging. In the end the programs are asked about their data: all must tell the same.
 """
 
 import concurrent.futures
@@ -226,7 +226,7 @@ def one(context, w, name, n, wanted):
             before = cpu_of(side, running)
             r |= way(context, w, side, programs, wanted)
             r["own_cpu_seconds"] = cpu_of(side, running) - before
-            pids = machine.descendants([p.pid for p in running.running])
+            pids = pids_of(side, running)
             r["charged_bytes"] = machine.charged_bytes(pids, side.daemon)
             r["kernel_bytes"] = settings.ksm_kernel_bytes() if name.startswith("ksm") else 0
             r["mappings"] = machine.mappings(pids)
@@ -238,8 +238,13 @@ def one(context, w, name, n, wanted):
     return r
 
 
+def pids_of(side, running):
+    """The programs, and what works for the side: the daemon's index is paid for like KSM's rmap items."""
+    return machine.descendants(list(side.pids) + [p.pid for p in running.running])
+
+
 def cpu_of(side, running):
-    return machine.process_cpu_seconds(machine.descendants(list(side.pids) + [p.pid for p in running.running]))
+    return machine.process_cpu_seconds(pids_of(side, running))
 
 
 def figures_of_ours(context, side, r):

@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import types
 import unittest
 import xml.dom.minidom
 
@@ -19,7 +20,7 @@ from cli_helper import BUILD, SAMEPAGE, Case
 BENCH = f"{BUILD}/bench"
 sys.dont_write_bytecode = True
 sys.path.insert(0, BENCH)
-from lib import report, settings, targets, workloads  # noqa: E402
+from lib import machine, report, settings, targets, unmodified, workloads  # noqa: E402
 
 # What a run of each kind must tell under samepage.
 FIGURES = {
@@ -122,6 +123,20 @@ class Bytes(unittest.TestCase):
         self.assertEqual(self.answer(p, "check"), "ok")
         self.change(p.pid, int(address, 16) + 70000)
         self.assertEqual(self.answer(p, "check"), "bad 1")
+
+
+class Charged(unittest.TestCase):
+    def test_the_daemon_is(self):
+        """Of unmodified programs what is charged is that of the programs and of who works for them."""
+        with subprocess.Popen(["sleep", "1000"]) as daemon, subprocess.Popen(["sleep", "1000"]) as program:
+            side, running = types.SimpleNamespace(pids=[daemon.pid]), types.SimpleNamespace(running=[program])
+            try:
+                self.assertEqual(unmodified.pids_of(side, running), {daemon.pid, program.pid})
+                charged = [machine.charged_bytes([p.pid], None) for p in (daemon, program)]
+                self.assertGreater(min(charged), 0)
+            finally:
+                daemon.kill()
+                program.kill()
 
 
 class Kept(Directory):
