@@ -73,7 +73,8 @@
       "0: only pages on the same NUMA node share; can be changed only while no page is shared")              \
     X(use_zero_pages, bool, 1, 0, 1, USER, KSM,                                                              \
       "give pages of zeros back to the kernel instead of sharing them")                                      \
-    X(smart_scan, bool, 1, 0, 1, USER, KSM, "leave pages that failed to merge alone for longer and longer")  \
+    X(smart_scan, bool, 1, 0, 1, USER, KSM,                                                                  \
+      "leave alone for longer and longer what failed to merge or is always written")                         \
     X(advisor_mode, name, 0, 0, 1, USER, KSM,                                                                \
       "scan-time: choose pages_to_scan so that all is read in advisor_target_scan_time; none: do not")       \
     X(advisor_max_cpu, percent, SP_ADVISOR_MAX_CPU, 0, UINT32_MAX, USER, KSM,                                \

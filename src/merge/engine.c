@@ -428,6 +428,8 @@ void sp_engine_remove_locked(struct sp_engine *e, uint64_t start, uint64_t end, 
             sp_bits_clear(&win->mapped, slot);
             win->volatility[slot] = (sp_volatility){0};
         }
+        if (last - first == SP_WINDOW_PAGES)
+            win->heat = (struct sp_heat){0};
     }
     if (!unmapped)
         retire(e, start, end);

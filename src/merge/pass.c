@@ -20,10 +20,6 @@
 #include "os/kernel.h"
 #include "os/mapping.h"
 
-/* A window of which this many pages were written again and again is hot: look less often. */
-#define HOT_PAGES    (SP_WINDOW_PAGES / 4)
-#define HOT_HEAT_MAX 6
-
 /* What a freeze costs, to size batches; corrected by what is measured. */
 #define COST_RUN_NS  4500.0
 #define COST_PAGE_NS 400.0
@@ -41,18 +37,8 @@ static sp_page page_number(uint64_t window, unsigned slot) {
 
 /* ---- choose ---- */
 
-/* Takes over what the look found: pages that were known or zero and were written are no longer so; how hot
- * the window is. */
+/* Takes over what the look found: pages that were known or zero and were written are no longer so. */
 static void note_written(struct sp_engine *e, struct sp_window *win) {
-    sp_bits again = win->written, seen = win->fresh;
-    sp_bits_or(&seen, &win->known);
-    sp_bits_and(&again, &seen);
-    unsigned hot = sp_bits_count(&again);
-    if (hot > HOT_PAGES)
-        win->heat += win->heat < HOT_HEAT_MAX;
-    else if (win->heat)
-        win->heat--;
-    win->skip = win->heat ? (uint8_t)((1u << win->heat) - 1) : 0;
     if (sp_bits_any(&win->written))
         sp_huge_unask(e, win);
     SP_BITS_EACH(&win->written, slot) {
@@ -299,16 +285,17 @@ static bool choose(struct sp_worker *w, uint64_t number, enum sp_pass_mode mode)
         return work->n;
     }
     if (mode == SP_PASS_BACKGROUND && win->skip) { /* was not looked at */
-        win->skip--;
         sp_engine_queue(e, win);
         sp_engine_unlock(e);
         return false;
     }
+    bool settles = mode != SP_PASS_BACKGROUND || sp_heat_settles(w, win);
     note_written(e, win);
     eligible_pages(w, win, &work->bits.eligible);
     sp_bits candidates;
     choose_settled(w, win, mode, &candidates);
-    bool rests = mode == SP_PASS_BACKGROUND && resting(w, win); /* candidates wait, and what was hinted at */
+    /* Candidates wait, and what was hinted at. */
+    bool rests = !settles || (mode == SP_PASS_BACKGROUND && resting(w, win));
     if (!rests && e->forked && mode != SP_PASS_QUIESCENT)
         drop_forked(w, win, &candidates);
     sp_bits hints = hinted_pages(w, win);

@@ -144,6 +144,8 @@ struct sp_worker {
     size_t n_hot;
     struct sp_query notes[SP_NOTES_MAX]; /* windows to be told to the index */
     size_t n_notes;
+    uint64_t heat_due_ns;                 /* when the first of those is due that may settle soon; 0: none */
+    uint64_t looked_ns, looked_before_ns; /* when the present look began, and the one before */
     struct sp_huge_sample huge_samples[SP_HUGE_SAMPLES];
     uint8_t huge_round;
     bool huge_again; /* some were sampled for the first time */
@@ -249,6 +251,12 @@ void sp_pass_window(struct sp_worker *w, uint64_t number, enum sp_pass_mode mode
 bool sp_pass_may_read(struct sp_worker *w, const struct sp_window *win, const sp_bits *pages);
 /* Pages whose samples are loaded ahead of the one that is read: far enough to hide the memory's delay. */
 #define SP_PROBE_AHEAD 8
+
+/* heat.c */
+/* With the lock held: the look has been at the window, and its pages that were not written may be tried. */
+bool sp_heat_settles(struct sp_worker *w, struct sp_window *win);
+/* Lists the windows that the next look is to leave out. */
+void sp_heat_list(struct sp_worker *w);
 
 /* again.c */
 /* A synchronous merge begins: what was broken since the last look is found. */

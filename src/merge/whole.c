@@ -23,7 +23,7 @@ static bool is_full(const sp_bits *pages) {
 static bool may_note(struct sp_worker *w, const struct sp_window *win) {
     const struct sp_engine *e = w->engine;
     return e->link->windows && w->linked && w->uffd >= 0 && !sp_nodes_apart(w) && !e->forked && !win->noted &&
-           !win->asked && !win->heat && w->scan_left == UINT64_MAX && is_full(&win->fresh) &&
+           !win->asked && !win->heat.until_ns && w->scan_left == UINT64_MAX && is_full(&win->fresh) &&
            is_full(&w->work.bits.eligible) && !sp_bits_any(&win->known) && !sp_bits_any(&win->misled) &&
            !sp_huge_is(w, win);
 }

@@ -12,6 +12,7 @@
 #define SP_MERGE_WINDOW_H
 
 #include "core/alloc.h"
+#include "core/heat.h"
 #include "core/types.h"
 #include "core/volatility.h"
 
@@ -29,8 +30,8 @@ struct sp_window {
     sp_bits misled;         /* what its probe led to had another content: to be asked about as a whole */
     sp_bits zeroed;         /* was zeros, given back, not written since */
     sp_volatility volatility[SP_WINDOW_PAGES];
-    uint8_t heat;       /* how often in a row most of it was written */
-    uint8_t skip;       /* looks to leave out because of that */
+    struct sp_heat heat;
+    bool skip;          /* is left out of the present look because of that */
     uint64_t asked;     /* the probe under which the index knows the window as a whole (huge.c); 0: none */
     uint8_t huge_tries; /* how often in a row it was worth splitting */
     uint8_t huge_wait;  /* passes to wait for a better answer about the whole */

@@ -356,27 +356,11 @@ static void worker_hinted(struct sp_worker *w) {
     w->next_pass_ns = paced > w->next_pass_ns ? paced : w->next_pass_ns;
 }
 
-/* Windows to be left out of the next look, ascending. */
-static void list_hot(struct sp_worker *w) {
-    struct sp_engine *e = w->engine;
-    sp_worker_lock(w);
-    w->n_hot = 0;
-    for (struct sp_window *win = e->todo_first; win && w->n_hot < SP_HOT_MAX; win = win->next) {
-        if (!win->skip)
-            continue;
-        size_t i = w->n_hot++;
-        for (; i && w->hot[i - 1] > win->number; i--)
-            w->hot[i] = w->hot[i - 1];
-        w->hot[i] = win->number;
-    }
-    sp_engine_unlock(e);
-}
-
 static void post_pass(struct sp_worker *w, uint64_t generation) {
     struct sp_engine *e = w->engine;
     sp_worker_lock(w);
     e->counters.v[SP_COUNTER_full_scans] += !w->round_left && !sp_obey_stopped(w);
-    e->settled = w->linked && !w->pending && !w->scan_cut && !w->to_unmerge;
+    e->settled = w->linked && !w->pending && !w->scan_cut && !w->to_unmerge && !w->heat_due_ns;
     e->settled_generation = generation;
     if (e->settled && w->tell_settled)
         w->next_report_ns = 0;
@@ -411,6 +395,10 @@ static uint64_t pause_least_ns(const struct sp_worker *w) {
     return sp_pace_pause_ns(w, worth > shortest ? worth : shortest);
 }
 
+static uint64_t later(uint64_t a, uint64_t b) {
+    return a > b ? a : b;
+}
+
 /* Short while there is much to do, longer and longer when there is not. */
 static uint64_t pause_ns(const struct sp_worker *w) {
     uint64_t least = pause_least_ns(w);
@@ -424,7 +412,7 @@ static uint64_t pause_ns(const struct sp_worker *w) {
 /* Merging has been stopped: what was merged and is written gives its references back all the same. */
 static void stopped_pass(struct sp_worker *w) {
     uint64_t generation = __atomic_load_n(&w->engine->generation, __ATOMIC_ACQUIRE);
-    w->pending = w->round_left = 0;
+    w->pending = w->round_left = w->heat_due_ns = 0;
     w->scan_cut = w->hinted = false;
     sp_look_broken(w);
     pay_debts(w);
@@ -445,13 +433,15 @@ static void scanning_pass(struct sp_worker *w) {
     sp_mappings_before_pass(w);
     sp_pace_begin(w);
     sp_look_arm(w);
+    w->looked_before_ns = w->looked_ns;
+    w->looked_ns = sp_now_ns();
     sp_look_written(w, 0, UINT64_MAX);
     sp_look_huge(w);
     sp_cpu_looked(w, cpu_ns);
     pay_debts(w); /* what is to be forgotten is, before it is asked about anew */
     work_through(w, false);
     tell_notes(w, true);
-    list_hot(w);
+    sp_heat_list(w);
     sp_look_broken(w);
     pay_debts(w);
     if (w->linked && !w->round_left && e->link->ops->scanned)
@@ -463,6 +453,8 @@ static void scanning_pass(struct sp_worker *w) {
     w->interval_ns = pause_ns(w);
     w->last_pass_ns = sp_now_ns();
     w->next_pass_ns = w->last_pass_ns + (sp_obey_stopped(w) ? 0 : w->interval_ns);
+    if (w->heat_due_ns && w->heat_due_ns < w->next_pass_ns)
+        w->next_pass_ns = later(w->heat_due_ns, w->last_pass_ns + pause_least_ns(w));
 }
 
 static void worker_pass(struct sp_worker *w) {

@@ -30,7 +30,8 @@ SAMEPAGE = os.path.join(os.path.dirname(SAMEPAGED), "samepage")
 WAIT_S = 180  # for what will happen; no case is about how long it takes
 CORE_PATTERN = "/proc/sys/kernel/core_pattern"
 NOBODY = 65534
-FAST = "sleep_millisecs=5,sleep_max_millisecs=20"
+# Also what is written all the time: that is what most of these scenes do.
+FAST = "sleep_millisecs=5,sleep_max_millisecs=20,smart_scan=0"
 
 
 def wait_until(condition, what):
