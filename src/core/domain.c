@@ -23,8 +23,9 @@
 /* Questions whose places in the tables are loaded ahead of the one that is answered. */
 #define ASK_AHEAD 8
 
-#define CHUNK_PAGES SP_WINDOW_PAGES
-#define WINDOW_NONE UINT64_MAX
+#define CHUNK_PAGES   SP_WINDOW_PAGES
+#define SCATTERED_MAX 1024
+#define WINDOW_NONE   UINT64_MAX
 
 /* Guesses by probes that count: at most so many, and so many wrong ones are borne in any case. */
 #define GUESSES_REMEMBERED 65536
@@ -43,6 +44,7 @@ struct sp_member {
     struct sp_ledger ledger;
     struct chunk chunk;
     uint64_t sends_plus_1; /* the window that it was asked to send as a whole; 0: none */
+    sp_fp sends;           /* its probe */
     sp_bits sent;          /* the pages of it that came */
 };
 
@@ -62,7 +64,8 @@ struct sp_domain {
     bool sweeping;
     struct sp_table_place sweep;
     uint64_t deferred, published, punched;
-    uint64_t guesses, guesses_wrong; /* of late: by probes that lead to store pages; found to be wrong */
+    uint64_t scattered[SCATTERED_MAX]; /* see scattered_place */
+    uint64_t guesses, guesses_wrong;   /* of late: by probes that lead to store pages; found to be wrong */
 };
 
 static void *counted_get(void *ctx, size_t bytes) {
@@ -191,6 +194,17 @@ static void group_settle(struct sp_domain *d, sp_fp fp) {
     sp_unstable_group(&d->unstable, fp, &g);
     if (g.n >= 2 && sp_group_pending(&g) < 0)
         hint(d, g.entry[0]);
+}
+
+/* The page waits no more, if it did. */
+static void forget_waiting(struct sp_domain *d, sp_client client, struct sp_query q) {
+    struct sp_group g;
+    sp_unstable_group(&d->unstable, q.fp, &g);
+    int own = sp_group_find(&g, client, q.page);
+    if (own >= 0)
+        sp_unstable_remove(&d->unstable, q.fp, g.entry[own]);
+    if (own >= 0 || g.dropped)
+        group_settle(d, q.fp);
 }
 
 /* Whether one more may share a page that was found; if not, nobody finds it any more. */
@@ -356,6 +370,19 @@ static struct sp_answer share_window(struct sp_domain *d, struct sp_member *m, s
     return (struct sp_answer){SP_ANSWER_SHARE, first};
 }
 
+/*
+ * Windows that were sent and did not become a whole, by their probes: one of their pages was in the store
+ * already, or is in them twice. If each twin were asked to send it, each would, in vain; so these are asked
+ * about page by page. Few are remembered, which costs a copy in vain where one is forgotten.
+ */
+static uint64_t *scattered_place(struct sp_domain *d, sp_fp probe) {
+    return &d->scattered[(probe.v >> 8) % SCATTERED_MAX];
+}
+
+static bool is_scattered(struct sp_domain *d, sp_fp probe) {
+    return *scattered_place(d, probe) == probe.v;
+}
+
 /* Who waits under the probe of a window is told when there is such a chunk (sp_domain_publish_commit), or
  * when nobody sends it any more, as everybody who waits. */
 static struct sp_answer answer_window(struct sp_domain *d, sp_client client, struct sp_member *m,
@@ -366,10 +393,15 @@ static struct sp_answer answer_window(struct sp_domain *d, sp_client client, str
         return (struct sp_answer){SP_ANSWER_DECLINED, SP_STORE_NONE};
     if (sp_stable_window(&d->stable, q.fp, &first))
         return share_window(d, m, first);
+    if (is_scattered(d, q.fp)) {
+        forget_waiting(d, client, q);
+        return (struct sp_answer){SP_ANSWER_DECLINED, SP_STORE_NONE};
+    }
     sp_unstable_group(&d->unstable, q.fp, &g);
     enum sp_answer_kind kind = remember(d, client, q, &g);
     if (kind == SP_ANSWER_SEND) {
         m->sends_plus_1 = sp_page_window(q.page) + 1;
+        m->sends = q.fp;
         m->sent = (sp_bits){0};
     }
     return (struct sp_answer){kind, SP_STORE_NONE};
@@ -378,24 +410,23 @@ static struct sp_answer answer_window(struct sp_domain *d, sp_client client, str
 static struct sp_answer answer_note(struct sp_domain *d, sp_client client, struct sp_query q) {
     sp_store_page first;
     struct sp_group g;
-    enum sp_answer_kind kind = SP_ANSWER_DECLINED;
-    if (!probes_trusted(d) || sp_page_slot(q.page))
-        return (struct sp_answer){kind, SP_STORE_NONE};
+    if (!probes_trusted(d) || sp_page_slot(q.page) || is_scattered(d, q.fp))
+        return (struct sp_answer){SP_ANSWER_DECLINED, SP_STORE_NONE};
     if (sp_stable_window(&d->stable, q.fp, &first))
         return (struct sp_answer){SP_ANSWER_REFINE, SP_STORE_NONE};
     sp_unstable_group(&d->unstable, q.fp, &g);
     int own = sp_group_find(&g, client, q.page);
     size_t others = g.n - (own >= 0);
-    if (own >= 0 && sp_waiter_pending(g.entry[own])) /* it will not be sent as it was */
+    bool sent = own >= 0 && sp_waiter_pending(g.entry[own]); /* it will not be sent as it was */
+    if (sent)
         sp_unstable_mark(&d->unstable, q.fp, g.entry[own], false);
-    kind = wait_offer(d, client, q, &g, own);
-    if (kind == SP_ANSWER_UNKNOWN && others) {
-        kind = SP_ANSWER_REFINE;
-        if (others == 1)
-            hint(d, g.entry[own == 0]);
-    } else if (kind == SP_ANSWER_DECLINED && g.dropped) {
+    enum sp_answer_kind kind = wait_offer(d, client, q, &g, own);
+    if (others)
+        kind = SP_ANSWER_REFINE; /* also where so many wait that one more is not noted */
+    if (others == 1)
+        hint(d, g.entry[own == 0]);
+    else if (sent || g.dropped)
         group_settle(d, q.fp);
-    }
     return (struct sp_answer){kind, SP_STORE_NONE};
 }
 
@@ -512,14 +543,18 @@ static void group_end(struct sp_domain *d, sp_fp fp, sp_client client, sp_page o
 }
 
 /* The last page of a chunk is there, or of a window that was to be sent and is there already, in a chunk that
- * nobody finds because it was like another one that has gone since: who waits for the whole of it. */
+ * nobody finds because it was like another one that has gone since: who waits for the whole of it. Or all of
+ * a window was sent, and it is no such chunk. */
 static void window_end(struct sp_domain *d, sp_client client, struct sp_member *m, sp_page page,
                        sp_store_page store) {
     sp_fp probe = sp_stable_window_made(&d->stable, store);
-    if (!probe.v)
-        return;
-    m->sends_plus_1 = 0;
-    group_end(d, probe, client, (sp_page){page.v - sp_page_slot(page)});
+    bool last = sp_page_slot(page) == SP_WINDOW_PAGES - 1 && m->sends_plus_1 == sp_page_window(page) + 1;
+    if (probe.v)
+        group_end(d, probe, client, (sp_page){page.v - sp_page_slot(page)});
+    else if (last && sp_bits_count(&m->sent) == SP_WINDOW_PAGES)
+        *scattered_place(d, m->sends) = m->sends.v;
+    if (probe.v || last)
+        m->sends_plus_1 = 0;
 }
 
 void sp_domain_publish(struct sp_domain *d, sp_client client, struct sp_query query, sp_fp whole,
@@ -628,16 +663,10 @@ const struct sp_alloc *sp_domain_alloc(const struct sp_domain *d) {
 }
 
 static void forget(struct sp_domain *d, sp_client client, struct sp_query q) {
-    struct sp_group g;
     struct sp_member *m = sp_clients_get(&d->clients, client);
     if (m && m->sends_plus_1 == sp_page_window(q.page) + 1)
         m->sends_plus_1 = 0;
-    sp_unstable_group(&d->unstable, q.fp, &g);
-    int own = sp_group_find(&g, client, q.page);
-    if (own >= 0)
-        sp_unstable_remove(&d->unstable, q.fp, g.entry[own]);
-    if (own >= 0 || g.dropped)
-        group_settle(d, q.fp);
+    forget_waiting(d, client, q);
 }
 
 void sp_domain_forget(struct sp_domain *d, sp_client client, const struct sp_query *queries, size_t n) {

@@ -14,7 +14,7 @@ struct world {
     struct test_memory memory;
     struct sp_domain *d;
     sp_client a, b, c;
-    uint64_t hints_whole[4]; /* of first pages, by client */
+    uint64_t hints_whole[8]; /* of first pages, by client */
     uint64_t punched;
 };
 
@@ -25,7 +25,7 @@ static void on_punch(void *ctx, sp_store_page first, uint64_t n) {
 }
 
 static void on_hint(void *ctx, sp_client client, sp_page page) {
-    assert_true(client < 4);
+    assert_true(client < 8);
     w.hints_whole[client] += sp_page_slot(page) == 0;
 }
 
@@ -321,6 +321,49 @@ static void notes_of_first_pages_only(void **state) {
     assert_true(sp_domain_unstable(w.d) == 0);
 }
 
+/* Two pages of it are the same: it does not become a whole, and nobody else is to send it. */
+static void sent_in_vain_once(void **state) {
+    sp_store_page store;
+    struct sp_query qb = window_query(B, 7);
+    expect(w.a, note_query(A, 7), SP_ANSWER_UNKNOWN);
+    expect(w.b, note_query(B, 7), SP_ANSWER_REFINE);
+    expect(w.b, qb, SP_ANSWER_SEND);
+    expect(w.a, window_query(A, 7), SP_ANSWER_UNKNOWN);
+    expect(w.c, window_query(C, 7), SP_ANSWER_UNKNOWN);
+    for (unsigned i = 0; i < PAGES; i++) {
+        struct sp_query q = page_query(B, 7, i);
+        q.fp = page_query(B, 7, i == 9 ? 7 : i).fp;
+        assert_int_equal(publish_page(w.b, q, &store), i == 9 ? SP_ANSWER_SHARE : SP_ANSWER_SEND);
+    }
+    uint64_t hints_a = w.hints_whole[w.a], hints_c = w.hints_whole[w.c];
+    sp_domain_forget(w.d, w.b, &qb, 1);
+    assert_true(w.hints_whole[w.a] - hints_a + w.hints_whole[w.c] - hints_c == 1);
+    bool a_first = w.hints_whole[w.a] > hints_a;
+    expect(a_first ? w.a : w.c, window_query(a_first ? A : C, 7), SP_ANSWER_DECLINED);
+    expect(a_first ? w.c : w.a, window_query(a_first ? C : A, 7), SP_ANSWER_DECLINED);
+    expect(w.a, note_query(A, 7), SP_ANSWER_DECLINED);
+    assert_true(sp_domain_unstable(w.d) == 0);
+}
+
+/* A note that finds that the sender is gone sees to it that somebody else is asked. */
+static void a_note_settles(void **state) {
+    sp_client d;
+    assert_int_equal(sp_domain_client_add(w.d, &d), 0);
+    expect(w.a, window_query(A, 7), SP_ANSWER_UNKNOWN);
+    expect(w.b, window_query(B, 7), SP_ANSWER_SEND);
+    expect(w.c, window_query(C, 7), SP_ANSWER_UNKNOWN);
+    sp_domain_client_remove(w.d, w.b);
+    uint64_t before = w.hints_whole[w.a] + w.hints_whole[w.c];
+    expect(d, note_query(B, 7), SP_ANSWER_REFINE);
+    assert_true(w.hints_whole[w.a] + w.hints_whole[w.c] + w.hints_whole[d] > before);
+}
+
+/* As many as may wait do: who is not noted knows of them all the same. */
+static void a_crowd_of_notes(void **state) {
+    for (unsigned i = 0; i < 100; i++)
+        expect(w.a, note_query(A + i, 7), i ? SP_ANSWER_REFINE : SP_ANSWER_UNKNOWN);
+}
+
 #define window_test(f) cmocka_unit_test_setup_teardown(f, world_begin, world_end)
 
 int main(void) {
@@ -338,6 +381,9 @@ int main(void) {
         window_test(notes_are_forgotten),
         window_test(noted_again_is_not_sent),
         window_test(notes_of_first_pages_only),
+        window_test(sent_in_vain_once),
+        window_test(a_note_settles),
+        window_test(a_crowd_of_notes),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
