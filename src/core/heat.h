@@ -7,10 +7,10 @@
  *
  * So the pages around it tell how long a page must stay unwritten. If of all watched pages a part f was
  * written in a time t, pages like these last t / f. Sharing one is worth it for a second at least, so those
- * that are left have settled when t is f seconds or more: at once where f is next to nothing, and never later
- * than after a second. Until then they are watched. Where they would be written long before that, or all of
- * them are, nothing is watched for a second, and then 2, 4 and 8, so that the program takes no faults for it;
- * then all are watched for as long as was found to be needed.
+ * that are left have settled when t is f seconds or more: at once where f is next to nothing, and after a
+ * second at most. Until then they are watched, twice if need be. Where they would be written long before
+ * that, or all of them are, nothing is watched for a second, and then 2, 4 and 8, so that the program takes
+ * no faults for it; then all are watched for as long as was found to be needed.
  */
 #ifndef SP_CORE_HEAT_H
 #define SP_CORE_HEAT_H
@@ -24,6 +24,7 @@ struct sp_heat {
     uint64_t until_ns; /* not to be looked at before; 0: to be looked at each time */
     uint32_t watch_ms; /* how long it is to be watched when it has rested */
     uint8_t level;     /* how often in a row it was hot */
+    uint8_t watches;   /* how often in a row it was found that it is to be watched */
     bool rests;        /* it is not watched: its pages may have been written, and nobody knows */
 };
 

@@ -731,6 +731,7 @@ static void child_forget(struct sp_engine *e) {
         memset(&win->zeroed, 0, sizeof(win->zeroed));
         memset(&win->shared, 0, sizeof(win->shared)); /* the family's references, not ours */
         sp_huge_forgotten(win);
+        win->heat = (struct sp_heat){0};
         if (sp_window_empty(win))
             sp_windows_drop(&e->windows, win);
     }

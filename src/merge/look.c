@@ -143,38 +143,22 @@ static void mark_written(struct sp_engine *e, uint64_t start, uint64_t end) {
     }
 }
 
-/* The end of the stretch from `at` on that holds no hot window, and, when `at` lies in one, that window's end
- * in *ret_skip. */
-static uint64_t cold_end(const struct sp_worker *w, uint64_t at, uint64_t end, uint64_t *ret_skip) {
-    uint64_t window = at / SP_WINDOW_SIZE;
-    *ret_skip = 0;
-    size_t low = 0, high = w->n_hot;
-    while (low < high) {
-        size_t middle = (low + high) / 2;
-        if (w->hot[middle] < window)
-            low = middle + 1;
-        else
-            high = middle;
-    }
-    if (low == w->n_hot)
-        return end;
-    if (w->hot[low] == window)
-        *ret_skip = (window + 1) * SP_WINDOW_SIZE;
-    uint64_t hot = w->hot[low] * SP_WINDOW_SIZE;
-    return hot < end ? hot : end;
+static bool is_passed_over(const struct sp_worker *w, const struct sp_window *win) {
+    return sp_bits_all(&win->mapped) || sp_heat_skips(w, win);
 }
 
-uint64_t sp_look_unmerged(const struct sp_engine *e, uint64_t at, uint64_t end, uint64_t *ret_skip) {
+uint64_t sp_look_stretch(const struct sp_worker *w, uint64_t at, uint64_t end, uint64_t *ret_skip) {
+    const struct sp_windows *windows = &w->engine->windows;
     uint64_t number = at / SP_WINDOW_SIZE;
     unsigned left = LOOK_WINDOWS_MAX;
-    const struct sp_window *win = sp_windows_next(&e->windows, number);
-    for (; win && win->number == number && sp_bits_all(&win->mapped) && left; left--)
-        win = sp_windows_next(&e->windows, ++number);
+    const struct sp_window *win = sp_windows_next(windows, number);
+    for (; win && win->number == number && is_passed_over(w, win) && left; left--)
+        win = sp_windows_next(windows, ++number);
     *ret_skip = number > at / SP_WINDOW_SIZE ? number * SP_WINDOW_SIZE : 0;
     if (*ret_skip)
         return end;
-    for (; win && win->number * SP_WINDOW_SIZE < end && !sp_bits_all(&win->mapped) && left; left--)
-        win = sp_windows_next(&e->windows, win->number + 1);
+    for (; win && win->number * SP_WINDOW_SIZE < end && !is_passed_over(w, win) && left; left--)
+        win = sp_windows_next(windows, win->number + 1);
     return win && win->number * SP_WINDOW_SIZE < end ? win->number * SP_WINDOW_SIZE : end;
 }
 
@@ -210,9 +194,7 @@ void sp_look_written(struct sp_worker *w, uint64_t start, uint64_t end) {
         if (!r->armed) {
             at = stop;
         } else {
-            stop = cold_end(w, at, stop, &skip);
-            if (!skip)
-                stop = sp_look_unmerged(e, at, stop - at > stretch ? at + stretch : stop, &skip);
+            stop = sp_look_stretch(w, at, stop - at > stretch ? at + stretch : stop, &skip);
             at = skip ? skip : look_once(w, at, stop);
         }
         uint64_t took = sp_now_ns() - begin;

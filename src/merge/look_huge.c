@@ -168,7 +168,7 @@ void sp_look_huge(struct sp_worker *w) {
         uint64_t skip = 0;
         bool found = false;
         if (r->armed)
-            stop = sp_look_unmerged(e, start, stop, &skip);
+            stop = sp_look_stretch(w, start, stop, &skip);
         at = !r->armed ? r->end : skip ? skip : look_once(w, start, stop, &found);
         sp_engine_unlock(e);
         stretch = stretch_next(stretch, found, sp_now_ns() - begin);

@@ -284,7 +284,7 @@ static bool choose(struct sp_worker *w, uint64_t number, enum sp_pass_mode mode)
         sp_engine_unlock(e);
         return work->n;
     }
-    if (mode == SP_PASS_BACKGROUND && win->skip) { /* was not looked at */
+    if (mode == SP_PASS_BACKGROUND && sp_heat_skips(w, win)) { /* was not looked at */
         sp_engine_queue(e, win);
         sp_engine_unlock(e);
         return false;

@@ -101,7 +101,6 @@ struct sp_work {
     } bits;
 };
 
-#define SP_HOT_MAX    1024
 #define SP_RANGES_MAX 2048
 
 /* A huge page that is not armed, when it was sampled last (look_huge.c). Places for 128 GiB; what is never
@@ -140,8 +139,6 @@ struct sp_worker {
     struct sp_work work;
     const struct sp_request *request; /* the synchronous merge at hand; NULL: none */
     struct sp_range ranges[SP_RANGES_MAX];
-    uint64_t hot[SP_HOT_MAX]; /* windows that are not to be looked at this time, ascending */
-    size_t n_hot;
     struct sp_query notes[SP_NOTES_MAX]; /* windows to be told to the index */
     size_t n_notes;
     uint64_t heat_due_ns;                 /* when the first of those is due that may settle soon; 0: none */
@@ -225,11 +222,12 @@ void sp_look_arm(struct sp_worker *w);
 void sp_look_disarm(struct sp_worker *w);
 /* Finds what was written in [start, end) since the last look, marks it and queues the windows. */
 void sp_look_written(struct sp_worker *w, uint64_t start, uint64_t end);
-/* The end of the stretch from `at` on in which no window lies in the store altogether; or, when `at` lies in
- * one, the end of the last of those that follow one another in *ret_skip (else 0). Nothing in them is armed,
- * and where each page is a mapping of its own the kernel takes 25 us to pass over a window. Looks through
- * some thousand windows at most; with the lock held. */
-uint64_t sp_look_unmerged(const struct sp_engine *e, uint64_t at, uint64_t end, uint64_t *ret_skip);
+/* The end of the stretch from `at` on in which no window is to be passed over; or, when `at` lies in one, the
+ * end of the last of those that follow one another in *ret_skip (else 0). Those that are hot are; and those
+ * that lie in the store altogether, in which nothing is armed: where each page is a mapping of its own the
+ * kernel takes 25 us to pass over a window. Looks through some thousand windows at most; with the lock held.
+ */
+uint64_t sp_look_stretch(const struct sp_worker *w, uint64_t at, uint64_t end, uint64_t *ret_skip);
 /* Looks at huge pages, which the above leaves alone, when that is due. */
 void sp_look_huge(struct sp_worker *w);
 /* Queues every window in [start, end) with all its resident pages as fresh, settled or not. */
@@ -255,8 +253,12 @@ bool sp_pass_may_read(struct sp_worker *w, const struct sp_window *win, const sp
 /* heat.c */
 /* With the lock held: the look has been at the window, and its pages that were not written may be tried. */
 bool sp_heat_settles(struct sp_worker *w, struct sp_window *win);
-/* Lists the windows that the next look is to leave out. */
-void sp_heat_list(struct sp_worker *w);
+/* The present look leaves it out, and so does the pass. */
+static inline bool sp_heat_skips(const struct sp_worker *w, const struct sp_window *win) {
+    return win->heat.until_ns > w->looked_ns;
+}
+/* A pass is over: when the first of those that are left out, and that are waited for, is due. */
+void sp_heat_wait(struct sp_worker *w);
 
 /* again.c */
 /* A synchronous merge begins: what was broken since the last look is found. */

@@ -31,7 +31,6 @@ struct sp_window {
     sp_bits zeroed;         /* was zeros, given back, not written since */
     sp_volatility volatility[SP_WINDOW_PAGES];
     struct sp_heat heat;
-    bool skip;          /* is left out of the present look because of that */
     uint64_t asked;     /* the probe under which the index knows the window as a whole (huge.c); 0: none */
     uint8_t huge_tries; /* how often in a row it was worth splitting */
     uint8_t huge_wait;  /* passes to wait for a better answer about the whole */

@@ -441,7 +441,7 @@ static void scanning_pass(struct sp_worker *w) {
     pay_debts(w); /* what is to be forgotten is, before it is asked about anew */
     work_through(w, false);
     tell_notes(w, true);
-    sp_heat_list(w);
+    sp_heat_wait(w);
     sp_look_broken(w);
     pay_debts(w);
     if (w->linked && !w->round_left && e->link->ops->scanned)

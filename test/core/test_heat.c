@@ -124,6 +124,47 @@ static void cold_among_hot_settles(void **state) {
     assert_true(looks(&w, a_fifth, 3 * SECOND) >= PAGES * 4 / 5 - 1);
 }
 
+static uint64_t a_tenth(const struct window *w, unsigned i) {
+    return i % 10 ? 3600 * SECOND : 7 * MS;
+}
+
+/* And it stays so: what is known of it is not forgotten, as in each rest. */
+static void cold_among_hot_stays(void **state) {
+    pause_of *some[] = {a_fifth, a_tenth};
+    for (size_t k = 0; k < 2; k++) {
+        struct window w;
+        unsigned rests = 0;
+        begin(&w, some[k]);
+        looks(&w, some[k], 3 * SECOND);
+        for (unsigned i = 0; i < 6000; i++) {
+            bool rested = w.heat.rests;
+            looks(&w, some[k], LOOK);
+            rests += !rested && w.heat.rests;
+        }
+        assert_int_equal(rests, 0);
+    }
+}
+
+static uint64_t each_half_second(const struct window *w, unsigned i) {
+    return i % 2 ? 3600 * SECOND : 495 * MS;
+}
+
+/* Where it would have to be watched a little longer each time it is not, for ever. */
+static void watched_twice_at_most(void **state) {
+    struct window w;
+    begin(&w, each_half_second);
+    assert_true(looks(&w, each_half_second, 3 * SECOND) >= PAGES / 4);
+    struct sp_heat h = {0};
+    unsigned watches = 0;
+    uint64_t now_ns = SECOND, before_ns = now_ns - 200 * MS;
+    while (sp_heat_look(&h, PAGES, (unsigned)(PAGES * (now_ns - before_ns) / (990 * MS)), before_ns,
+                        now_ns) == SP_HEAT_WATCH) {
+        assert_true(++watches <= 2);
+        before_ns = now_ns;
+        now_ns = h.until_ns;
+    }
+}
+
 /* Memory that is no longer written settles after one rest and one watch, 8 s and 1 s at most. */
 static void what_cools_settles(void **state) {
     for (unsigned seconds = 1; seconds < 40; seconds++) {
@@ -162,7 +203,8 @@ static void late(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(calm_settles_at_once),   cmocka_unit_test(hot_never_settles),
-        cmocka_unit_test(cold_among_hot_settles), cmocka_unit_test(what_cools_settles),
+        cmocka_unit_test(cold_among_hot_settles), cmocka_unit_test(cold_among_hot_stays),
+        cmocka_unit_test(watched_twice_at_most),  cmocka_unit_test(what_cools_settles),
         cmocka_unit_test(waited_for_once),        cmocka_unit_test(late),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
