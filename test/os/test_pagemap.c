@@ -366,7 +366,7 @@ static void what_was_replaced_is_not_watched(void **state) {
                      0);
     assert_false(sp_bits_get(&bits, (unsigned)(AT(away, 16) % SP_WINDOW_SIZE / PAGE)));
     /* MREMAP_DONTUNMAP takes the pages and leaves the mapping: not to be seen. */
-    left = mremap(region + 40 * PAGE, 8 * PAGE, 8 * PAGE, MREMAP_MAYMOVE | MREMAP_DONTUNMAP);
+    left = mremap(region + 40 * PAGE, 8 * PAGE, 8 * PAGE, MREMAP_MAYMOVE | MREMAP_DONTUNMAP, NULL);
     assert_ptr_not_equal(left, MAP_FAILED);
     assert_watch(32, N, 'w');
     must(sp_unmap(left, 8 * PAGE), "unmap");
