@@ -551,7 +551,7 @@ static void window_end(struct sp_domain *d, sp_client client, struct sp_member *
     bool last = sp_page_slot(page) == SP_WINDOW_PAGES - 1 && m->sends_plus_1 == sp_page_window(page) + 1;
     if (probe.v)
         group_end(d, probe, client, (sp_page){page.v - sp_page_slot(page)});
-    else if (last && sp_bits_count(&m->sent) == SP_WINDOW_PAGES)
+    else if (last && sp_bits_all(&m->sent))
         *scattered_place(d, m->sends) = m->sends.v;
     if (probe.v || last)
         m->sends_plus_1 = 0;

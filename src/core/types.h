@@ -96,4 +96,11 @@ static inline bool sp_bits_any(const sp_bits *b) {
     return false;
 }
 
+static inline bool sp_bits_all(const sp_bits *b) {
+    for (size_t i = 0; i < SP_WINDOW_PAGES / 64; i++)
+        if (~b->w[i])
+            return false;
+    return true;
+}
+
 #endif

@@ -30,14 +30,10 @@
 /* Tries in a row that find twins for enough of its pages, before it is split. */
 #define TRIES 3
 
-static bool is_full(const sp_bits *pages) {
-    return sp_bits_count(pages) == SP_WINDOW_PAGES;
-}
-
 bool sp_huge_is(struct sp_worker *w, const struct sp_window *win) {
     sp_bits pages = win->fresh;
     sp_bits_or(&pages, &win->known);
-    if (!is_full(&pages) || sp_bits_any(&win->mapped) || !is_full(&w->work.bits.eligible))
+    if (!sp_bits_all(&pages) || sp_bits_any(&win->mapped) || !sp_bits_all(&w->work.bits.eligible))
         return false; /* no need to ask the kernel */
     /* The entry that maps its first page maps all of it. */
     if (sp_pagemap_window(w->pagemap, SP_PAGEMAP_HUGE, win->number, 0, 1, &pages)) {
@@ -56,7 +52,7 @@ bool sp_huge_choose(struct sp_worker *w, struct sp_window *win, sp_bits *candida
         return false;
     }
     sp_bits_or(&all, &win->known);
-    w->work.huge = is_full(&all);
+    w->work.huge = sp_bits_all(&all);
     if (w->work.huge)
         w->scan_left -= w->scan_left < SP_WINDOW_PAGES ? w->scan_left : SP_WINDOW_PAGES;
     return w->work.huge;
@@ -137,7 +133,7 @@ static bool known_whole(struct sp_worker *w, uint64_t number, sp_fp probe, bool 
     sp_worker_lock(w);
     struct sp_window *win = sp_windows_find(&e->windows, number);
     sp_regions_window(&e->regions, number, &registered);
-    if (!win || !is_full(&registered)) {
+    if (!win || !sp_bits_all(&registered)) {
         sp_debts_forget(&e->debts, (sp_page){number * SP_WINDOW_PAGES}, probe);
         sp_engine_unlock(e);
         return true;

@@ -9,8 +9,6 @@
  * took.
  */
 #include <errno.h>
-#include <string.h>
-#include <sys/mman.h>
 
 #include "merge/state.h"
 #include "os/mapping.h"

@@ -114,7 +114,7 @@ static void stretch_look(struct sp_worker *w, uint64_t start, uint64_t end) {
         sp_regions_window(&e->regions, number, &readable);
         if (last - first < SP_WINDOW_PAGES)
             arm(w, win, first, last);
-        else if (sp_bits_count(&readable) == SP_WINDOW_PAGES)
+        else if (sp_bits_all(&readable))
             window_sample(w, win);
     }
 }

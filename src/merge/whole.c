@@ -15,16 +15,12 @@
 #include "core/fingerprint.h"
 #include "merge/state.h"
 
-static bool is_full(const sp_bits *pages) {
-    return sp_bits_count(pages) == SP_WINDOW_PAGES;
-}
-
 /* Whether all of it is new to us, may be read, and is to be told to an index that knows of windows. */
 static bool may_note(struct sp_worker *w, const struct sp_window *win) {
     const struct sp_engine *e = w->engine;
     return e->link->windows && w->linked && w->uffd >= 0 && !sp_nodes_apart(w) && !e->forked && !win->noted &&
-           !win->asked && !win->heat.until_ns && w->scan_left == UINT64_MAX && is_full(&win->fresh) &&
-           is_full(&w->work.bits.eligible) && !sp_bits_any(&win->known) && !sp_bits_any(&win->misled) &&
+           !win->asked && !win->heat.until_ns && w->scan_left == UINT64_MAX && sp_bits_all(&win->fresh) &&
+           sp_bits_all(&w->work.bits.eligible) && !sp_bits_any(&win->known) && !sp_bits_any(&win->misled) &&
            !sp_huge_is(w, win);
 }
 
@@ -77,7 +73,7 @@ int sp_whole_tell(struct sp_worker *w) {
 }
 
 bool sp_whole_choose(struct sp_worker *w, struct sp_window *win, const sp_bits *candidates) {
-    if (!win->noted || !is_full(candidates))
+    if (!win->noted || !sp_bits_all(candidates))
         return true;
     if (win->huge_wait && !w->request) {
         win->huge_wait--;
@@ -89,7 +85,7 @@ bool sp_whole_choose(struct sp_worker *w, struct sp_window *win, const sp_bits *
 
 void sp_whole_hinted(struct sp_worker *w, const struct sp_window *win, sp_bits *candidates) {
     if (!win->noted || !win->huge_waited || !sp_bits_get(&win->reask, 0) || sp_bits_any(&win->written) ||
-        w->engine->forked || !is_full(&win->fresh) || !is_full(&w->work.bits.eligible))
+        w->engine->forked || !sp_bits_all(&win->fresh) || !sp_bits_all(&w->work.bits.eligible))
         return;
     *candidates = win->fresh;
     w->work.whole = true;

@@ -87,12 +87,6 @@ static inline void sp_bits_or(sp_bits *a, const sp_bits *b) {
     for (size_t i = 0; i < SP_WINDOW_PAGES / 64; i++)
         a->w[i] |= b->w[i];
 }
-static inline bool sp_bits_all(const sp_bits *b) {
-    for (size_t i = 0; i < SP_WINDOW_PAGES / 64; i++)
-        if (~b->w[i])
-            return false;
-    return true;
-}
 /* The first set bit at or after `slot`, SP_WINDOW_PAGES when there is none. */
 unsigned sp_bits_next(const sp_bits *b, unsigned slot);
 /* The first clear bit at or after `slot`, SP_WINDOW_PAGES when there is none. */
